@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import Peer, peers
+from support import Peer, object_files, peers
 
 _numbers = itertools.count(1)
 
@@ -20,18 +20,30 @@ def _new_directory() -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def namespace(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty namespace directory for this test alone, named by ISTHMUS_NAMESPACE, removed afterwards."""
+@pytest.fixture(scope="module")
+def _module_directory() -> Iterator[Path]:
+    # One directory a module, not a test: a process keeps the registry of each namespace it ever used
+    # (a quarter of a MiB and a descriptor), and a container's /dev/shm may be small.
     path = _new_directory()
-    monkeypatch.setenv("ISTHMUS_NAMESPACE", str(path))
     yield path
     shutil.rmtree(path, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def namespace(_module_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A namespace directory without any object in it, named by ISTHMUS_NAMESPACE, emptied afterwards.
+
+    Tests of one module share its registry. A test that harms a registry takes `other_namespace`.
+    """
+    monkeypatch.setenv("ISTHMUS_NAMESPACE", str(_module_directory))
+    yield _module_directory
+    for name in object_files(_module_directory):
+        (_module_directory / name).unlink(missing_ok=True)
+
+
 @pytest.fixture
 def other_namespace() -> Iterator[Path]:
-    """A second empty namespace directory, not in the environment."""
+    """A fresh namespace directory for this test alone, not in the environment."""
     path = _new_directory()
     yield path
     shutil.rmtree(path, ignore_errors=True)
