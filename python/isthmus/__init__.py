@@ -1,0 +1,70 @@
+"""Inter-process communication on Linux that does not hang, leak or tear when a peer dies.
+
+Public is what `__all__` lists here, and the command `isthmus`. Modules and names that begin with an
+underscore are private, the native module `isthmus._core` included.
+"""
+
+import sys as _sys
+
+if _sys.platform != "linux":
+    raise ImportError(f"isthmus works on Linux only: it stands on futex, flock and /proc (this is {_sys.platform})")
+
+try:
+    from ._core import __version__ as __version__
+except ImportError as error:
+    raise ImportError(
+        f"the native module of isthmus does not load ({error}); install a wheel for this machine, or build it "
+        "with `pip install .` in a checkout (needs Rust)"
+    ) from error
+
+from ._errors import (
+    BuriedError,
+    ClosedError,
+    CorruptError,
+    DeadlockError,
+    Empty,
+    Full,
+    IncompatibleError,
+    IsthmusError,
+    NoSpaceError,
+    NotOwnerError,
+    OwnerDied,
+    PeerDied,
+    ShutDown,
+    Timeout,
+    TooLarge,
+    Unsupported,
+)
+from ._objects import ObjectInfo, clean, objects
+from .mutex import Mutex
+from .queue import Queue, QueueStats
+
+__all__ = [
+    "BuriedError",
+    "ClosedError",
+    "CorruptError",
+    "DeadlockError",
+    "Empty",
+    "Full",
+    "IncompatibleError",
+    "IsthmusError",
+    "Mutex",
+    "NoSpaceError",
+    "NotOwnerError",
+    "ObjectInfo",
+    "OwnerDied",
+    "PeerDied",
+    "Queue",
+    "QueueStats",
+    "ShutDown",
+    "Timeout",
+    "TooLarge",
+    "Unsupported",
+    "clean",
+    "objects",
+]
+
+# Users see, catch and pickle `isthmus.Full`, wherever it is written down.
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+del _name, _sys

@@ -1,0 +1,155 @@
+"""The errors: one root, and each is also the builtin that a Python programmer would catch.
+
+They are told apart by who caused them: this side waited (`Timeout`), closed (`ClosedError`) or asked for
+what cannot be (`TooLarge`, `Unsupported`, `NotOwnerError`, `DeadlockError`); the other side finished
+(`ShutDown`) or died (`PeerDied`, `OwnerDied`); what is stored does not fit (`IncompatibleError`,
+`CorruptError`) or does not fit in (`NoSpaceError`). A name that exists or does not, and missing
+permission, are the builtins `FileExistsError`, `FileNotFoundError` and `PermissionError` themselves.
+
+The native core raises these classes, so this module imports nothing of the package.
+"""
+
+import errno
+import queue
+import sys
+
+__all__ = [
+    "BuriedError",
+    "ClosedError",
+    "CorruptError",
+    "DeadlockError",
+    "Empty",
+    "Full",
+    "IncompatibleError",
+    "IsthmusError",
+    "NoSpaceError",
+    "NotOwnerError",
+    "OwnerDied",
+    "PeerDied",
+    "ShutDown",
+    "Timeout",
+    "TooLarge",
+    "Unsupported",
+]
+
+if sys.version_info >= (3, 13):
+    _QueueShutDown = queue.ShutDown
+else:
+
+    class _QueueShutDown(Exception):
+        """Stands in for `queue.ShutDown`, which Python has from 3.13 on."""
+
+
+class IsthmusError(Exception):
+    """Root of every error that isthmus defines."""
+
+
+class Timeout(IsthmusError, TimeoutError):
+    """Waiting took longer than the `timeout` given. Nothing was changed."""
+
+
+class Empty(Timeout, queue.Empty):
+    """No message came in time."""
+
+
+class Full(Timeout, queue.Full):
+    """No room came in time. `sent` says how many messages of the call went out before: 0 for `put`."""
+
+    sent: int
+
+    def __init__(self, message: str = "", *, sent: int = 0) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class ClosedError(IsthmusError, ValueError):
+    """This handle was closed by this process, as a closed file says with `ValueError`."""
+
+
+class ShutDown(IsthmusError, EOFError, _QueueShutDown):
+    """The other side finished: nothing more will come, or be taken. From Python 3.13 on also `queue.ShutDown`."""
+
+
+class PeerDied(IsthmusError, ConnectionResetError):
+    """The last process on the other side was killed before it finished; what it had sent was delivered.
+
+    `pid` is its process id (0 when not known any more), `since` the time at which its death was noticed, in
+    seconds since the epoch (0.0 when not known).
+    """
+
+    pid: int
+    since: float
+
+    def __init__(self, message: str = "", *, pid: int = 0, since: float = 0.0) -> None:
+        super().__init__(message)
+        self.errno = errno.ECONNRESET
+        self.pid = pid
+        self.since = since
+
+
+class OwnerDied(IsthmusError, RuntimeError):
+    """A process was killed holding the lock; the lock is *not* held by the caller.
+
+    What it protected may be half changed. `with mutex.recover():` takes the lock for repair. `pid` and
+    `since` say who and when, as in `PeerDied`; `what` names the object.
+    """
+
+    pid: int
+    since: float
+    what: str
+
+    def __init__(self, message: str = "", *, pid: int = 0, since: float = 0.0, what: str = "") -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.since = since
+        self.what = what
+
+
+class BuriedError(IsthmusError, RuntimeError):
+    """The other processes have proven this one dead and taken over what it held; it must not go on.
+
+    It happens to a process that lost its lock on the registry and could not be seen in /proc by its peers.
+    """
+
+
+class NotOwnerError(IsthmusError, RuntimeError):
+    """A lock was released by somebody who does not hold it."""
+
+
+class DeadlockError(IsthmusError, RuntimeError):
+    """Waiting would never end: the caller itself holds what it waits for."""
+
+
+class TooLarge(IsthmusError, ValueError):
+    """A message can never fit, however long one waits. `size` and `limit` are in bytes (0 when not known)."""
+
+    size: int
+    limit: int
+
+    def __init__(self, message: str = "", *, size: int = 0, limit: int = 0) -> None:
+        super().__init__(message)
+        self.size = size
+        self.limit = limit
+
+
+class Unsupported(IsthmusError, NotImplementedError):
+    """This mechanism does not have that; the text names the one that does, where there is one."""
+
+
+class IncompatibleError(IsthmusError, ValueError):
+    """The object exists with another attribute, layout version, kind or registry; the text names both sides."""
+
+
+class CorruptError(IsthmusError, ValueError):
+    """Shared memory holds something that no correct peer writes."""
+
+
+class NoSpaceError(IsthmusError, OSError):
+    """Memory cannot be reserved: the text names the limit, what was needed and left, and what to set.
+
+    `errno` is ENOSPC.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.errno = errno.ENOSPC

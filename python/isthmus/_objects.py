@@ -1,0 +1,39 @@
+"""What is in a namespace: listing it, and removing what nobody uses."""
+
+import os
+from typing import NamedTuple
+
+from . import _core
+
+__all__ = ["ObjectInfo", "clean", "objects"]
+
+
+class ObjectInfo(NamedTuple):
+    """One object of a namespace, as `isthmus ls` shows it."""
+
+    name: str
+    kind: str
+    """`"queue"` or `"mutex"`; `"?"` where the file could not be read (see `problem`)."""
+    size: int
+    """Bytes of the whole file."""
+    created: float
+    """Seconds since the epoch."""
+    persistent: bool
+    depth: int | None
+    """Messages inside, of a queue."""
+    capacity: int | None
+    """Bytes for messages, of a queue."""
+    attached: list[tuple[int, str]]
+    """Process id and command of every living process that uses the object."""
+    problem: str | None
+    """Why the object cannot be used; None for a sound one."""
+
+
+def objects(namespace: str | os.PathLike[str] | None = None) -> list[ObjectInfo]:
+    """Lists the objects of a namespace, by name, without disturbing anybody who uses them."""
+    return [ObjectInfo(*entry) for entry in _core.objects(namespace)]
+
+
+def clean(namespace: str | os.PathLike[str] | None = None) -> list[str]:
+    """Removes the objects whose users are all gone, except persistent ones; returns their names."""
+    return _core.clean(namespace)
