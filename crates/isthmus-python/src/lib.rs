@@ -1,0 +1,14 @@
+//! The native module `isthmus._core`: converts, releases the GIL, maps errors, and nothing else.
+
+use pyo3::prelude::*;
+
+/// The native half of isthmus; use the names in `isthmus` instead.
+#[pymodule]
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}
