@@ -1,0 +1,86 @@
+"""The errors: one root, the builtin one would catch, attributes, and a way through pickle."""
+
+import errno
+import pickle
+import queue
+import sys
+from pathlib import Path
+
+import isthmus
+import pytest
+
+BUILTIN: dict[str, type[BaseException]] = {
+    "BuriedError": RuntimeError,
+    "ClosedError": ValueError,
+    "CorruptError": ValueError,
+    "DeadlockError": RuntimeError,
+    "Empty": queue.Empty,
+    "Full": queue.Full,
+    "IncompatibleError": ValueError,
+    "NoSpaceError": OSError,
+    "NotOwnerError": RuntimeError,
+    "OwnerDied": RuntimeError,
+    "PeerDied": ConnectionError,
+    "ShutDown": EOFError,
+    "Timeout": TimeoutError,
+    "TooLarge": ValueError,
+    "Unsupported": NotImplementedError,
+}
+ERRORS = [name for name in isthmus.__all__ if issubclass(type(getattr(isthmus, name)), type)]
+ERRORS = [name for name in ERRORS if issubclass(getattr(isthmus, name), BaseException) and name != "IsthmusError"]
+
+
+def test_the_table_is_complete() -> None:
+    assert sorted(BUILTIN) == ERRORS
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_is_the_root_and_the_builtin(name: str) -> None:
+    kind = getattr(isthmus, name)
+    assert issubclass(kind, isthmus.IsthmusError)
+    assert issubclass(kind, BUILTIN[name])
+    assert not issubclass(isthmus.IsthmusError, BUILTIN[name])
+
+
+@pytest.mark.parametrize("name", ["Empty", "Full"])
+def test_both_ends_of_a_wait_are_timeouts(name: str) -> None:
+    assert issubclass(getattr(isthmus, name), isthmus.Timeout)
+    assert issubclass(getattr(isthmus, name), TimeoutError)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="queue.ShutDown came with Python 3.13")
+def test_shutdown_is_that_of_the_queue_module() -> None:
+    assert issubclass(isthmus.ShutDown, queue.ShutDown)  # type: ignore[attr-defined,unused-ignore]
+
+
+@pytest.mark.parametrize("name", [*ERRORS, "IsthmusError"])
+def test_text_and_attributes_survive_pickle(name: str) -> None:
+    given = {
+        "Full": {"sent": 3},
+        "PeerDied": {"pid": 7, "since": 1.5},
+        "OwnerDied": {"pid": 7, "since": 1.5, "what": "mutex ledger"},
+        "TooLarge": {"size": 9, "limit": 8},
+    }.get(name, {})
+    error = getattr(isthmus, name)("what happened", **given)
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        copy = pickle.loads(pickle.dumps(error, protocol))
+        assert type(copy) is type(error)
+        assert str(copy) == str(error) == "what happened"
+        assert copy.args == error.args
+        assert {key: getattr(copy, key) for key in given} == given
+        assert getattr(copy, "errno", None) == getattr(error, "errno", None)
+
+
+def test_errno_is_set_where_code_looks_for_it() -> None:
+    assert isthmus.NoSpaceError("full").errno == errno.ENOSPC
+    assert isthmus.PeerDied("gone").errno == errno.ECONNRESET
+
+
+def test_the_docs_list_every_error_with_its_builtin() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
+    rows = {row.split("|")[1].strip(" `"): row for row in page.splitlines() if row.startswith("| `")}
+    assert sorted(rows) == sorted([*ERRORS, "IsthmusError"])
+    for name, builtin in BUILTIN.items():
+        if name not in ("Empty", "Full"):
+            assert any(kind.__name__ in rows[name] for kind in getattr(isthmus, name).__mro__ if issubclass(kind, builtin))
+            assert f"`{builtin.__name__}`" in rows[name] or name == "PeerDied"
