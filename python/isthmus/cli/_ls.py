@@ -1,0 +1,98 @@
+"""``isthmus ls``: the objects of a namespace, as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import isthmus
+from isthmus.cli._show import EXTRA_HINT, counted, has_rich, is_terminal, printable, say, size
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+TITLES = ("NAME", "KIND", "SIZE", "DEPTH", "CAPACITY", "CREATED", "ATTACHED", "NOTE")
+TO_THE_RIGHT = frozenset({"SIZE", "DEPTH", "CAPACITY"})
+
+
+def run(options: argparse.Namespace) -> int:
+    """List what is there; that nothing is there is no failure."""
+    found = sorted(isthmus.objects(options.namespace), key=lambda one: one.name)
+    if options.json:
+        print(json.dumps([as_dictionary(one) for one in found], indent=2))
+    elif not found:
+        say("the namespace is empty")
+    elif is_terminal(sys.stdout) and has_rich():
+        _print_rich(found)
+    else:
+        if is_terminal(sys.stdout):
+            say(EXTRA_HINT)
+        for line in plain_table([TITLES, *(cells(one) for one in found)]):
+            print(line)
+    return 0
+
+
+def as_dictionary(one: isthmus.ObjectInfo) -> dict[str, object]:
+    """Return an object as JSON shows it: processes by name, the rest as `isthmus.objects()` has it."""
+    return {**one._asdict(), "attached": [{"pid": pid, "command": command} for pid, command in one.attached]}
+
+
+def cells(one: isthmus.ObjectInfo) -> tuple[str, ...]:
+    """Return the texts of one row."""
+    attached = [f"{pid} {command}".rstrip() for pid, command in one.attached]
+    notes = ["persistent"] * one.persistent + [one.problem] * bool(one.problem)
+    return (
+        printable(one.name),
+        one.kind,
+        size(one.size),
+        "-" if one.depth is None else f"{one.depth:,}",
+        "-" if one.capacity is None else size(one.capacity),
+        when(one.created),
+        printable(", ".join(attached) or "nobody"),
+        printable("; ".join(note for note in notes if note)),
+    )
+
+
+def when(moment: float) -> str:
+    """Return a time of today as a clock shows it, an earlier one with its date."""
+    if moment <= 0:
+        return "-"
+    then = time.localtime(moment)
+    return time.strftime("%H:%M:%S" if then[:3] == time.localtime()[:3] else "%Y-%m-%d %H:%M", then)
+
+
+def plain_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines with columns in line, for files and pipes."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(TITLES))]
+    return [
+        "  ".join(
+            cell.rjust(width) if title in TO_THE_RIGHT else cell.ljust(width)
+            for cell, width, title in zip(row, widths, TITLES, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _print_rich(found: Sequence[isthmus.ObjectInfo]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = [cells(one) for one in found]
+    table = Table(box=None, pad_edge=False, caption=counted(len(found), "object"), caption_justify="left")
+    shown = [column for column, title in enumerate(TITLES) if title != "NOTE" or any(row[-1] for row in rows)]
+    for column in shown:
+        title = TITLES[column]
+        table.add_column(
+            title.lower(),
+            justify="right" if title in TO_THE_RIGHT else "left",
+            no_wrap=title not in ("NAME", "ATTACHED", "NOTE"),
+            overflow="fold",
+        )
+    for one, row in zip(found, rows, strict=True):
+        # Text, not str: brackets in a name are no markup.
+        table.add_row(*(Text(row[column]) for column in shown), style="red" if one.problem else None)
+    Console().print(table)

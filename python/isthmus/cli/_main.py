@@ -1,0 +1,163 @@
+"""The command line: arguments, exit codes, and errors as one line instead of a traceback.
+
+Only what parsing needs is imported here; each command's module is imported when that command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import isthmus
+from isthmus.cli._show import CommandError, printable, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+_EXAMPLES = """\
+examples:
+  isthmus demo                  count the words of Python's standard library with queues
+  isthmus ls                    what is in the namespace, how full, and who is attached
+  isthmus clean                 remove what killed processes left behind
+  isthmus COMMAND --help        more on one command
+
+exit codes: 0 done; 1 failed; 2 wrong arguments; 130 interrupted
+"""
+
+_DEMO = """\
+examples:
+  isthmus demo                            the running Python's standard library
+  isthmus demo ~/notes --workers 4        every text file below a folder
+  isthmus demo --capacity 256K --json     small queues, numbers for a program
+
+One reader process, several workers and one collector, joined by two queues, count the words of every text
+file below PATH. The same files are then counted in one process, and both counts are compared. The exit code
+is 0 only if they agree. Files that are not text or cannot be read are skipped, and the result says how many.
+"""
+
+_LS = """\
+examples:
+  isthmus ls
+  isthmus ls --json | jq '.[] | select(.depth > 0) | .name'
+  isthmus ls --namespace /dev/shm/isthmus-1000
+"""
+
+_CLEAN = """\
+examples:
+  isthmus clean --dry-run       only say what would go
+  isthmus clean
+
+Objects that a living process uses and persistent ones stay.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    try:
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        if sys.stdout:  # None when it was closed before we began
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_output()  # whoever read it has seen enough
+        return DONE
+    except CommandError as error:
+        say(f"error: {error}")
+        return error.code
+    except (isthmus.IsthmusError, OSError) as error:
+        say(f"error: {error}")
+        _forget_output()
+        return FAILED
+    return code
+
+
+def _forget_output() -> None:
+    """Send what could not be written into nothing: the interpreter tries once more at its end, and complains."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    match options.command:
+        case "demo":
+            from isthmus.cli._demo import run
+        case "ls":
+            from isthmus.cli._ls import run
+        case _:
+            from isthmus.cli._clean import run
+    return run(options)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"isthmus: error: {printable(message)}\ntry: {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="isthmus",
+        description="Inter-process communication on Linux.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"isthmus {isthmus.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    demo = _command(commands, "demo", "count words with several processes, and check the result", _DEMO)
+    library = "a folder or a file (default: the running Python's standard library)"
+    demo.add_argument("path", metavar="PATH", nargs="?", help=library)
+    workers = "number of worker processes (default: one a CPU, 2 to 8)"
+    demo.add_argument("--workers", metavar="N", type=_workers, help=workers)
+    capacity = "size of each queue, such as 512K or 8M (default: 8M)"
+    demo.add_argument("--capacity", metavar="SIZE", type=_size, help=capacity)
+    demo.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+    ls = _command(commands, "ls", "show the objects of the namespace", _LS)
+    ls.add_argument("--json", action="store_true", help="print a JSON array, one object each")
+
+    clean = _command(commands, "clean", "remove objects that nobody uses any more", _CLEAN)
+    clean.add_argument("--dry-run", action="store_true", help="remove nothing, say what would be removed")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[_Parser], name: str, what: str, examples: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    namespace = "the namespace's directory (default: $ISTHMUS_NAMESPACE, else one per user)"
+    command.add_argument("--namespace", metavar="DIR", help=namespace)
+    return command
+
+
+def _workers(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 256:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 256")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([1-9][0-9]{0,17})\s*([kmgt]?)(?:i?b)?", text.strip(), re.ASCII | re.IGNORECASE)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512K, 8M or 1G")
+    return int(match[1]) << 10 * " kmgt".index(match[2].lower() or " ")
