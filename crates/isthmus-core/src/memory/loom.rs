@@ -1,0 +1,101 @@
+//! Memory for loom: every interleaving and every allowed reordering of a small model.
+//!
+//! Bytes are words too (each copied relaxed), so that a payload read before its commit was visible
+//! shows up as a wrong value. Sleeping is a condition variable, so that a lost wake-up shows up as
+//! a deadlock. Read-modify-writes carry the full fence that the trait promises.
+
+use std::time::Duration;
+
+use loom::sync::atomic::{AtomicU64, Ordering, fence};
+use loom::sync::{Arc, Condvar, Mutex};
+
+use super::{Memory, Woken};
+
+struct Shared {
+    words: Vec<AtomicU64>,
+    kernel: Mutex<()>,
+    sleepers: Condvar,
+}
+
+/// A small memory shared by loom's threads.
+#[derive(Clone)]
+pub struct Loom(Arc<Shared>);
+
+impl Loom {
+    /// A zeroed memory of `size` bytes.
+    pub fn new(size: usize) -> Loom {
+        Loom(Arc::new(Shared {
+            words: (0..size.div_ceil(8)).map(|_| AtomicU64::new(0)).collect(),
+            kernel: Mutex::new(()),
+            sleepers: Condvar::new(),
+        }))
+    }
+}
+
+impl Memory for Loom {
+    fn size(&self) -> usize {
+        self.0.words.len() * 8
+    }
+
+    fn load(&self, at: usize) -> u64 {
+        self.0.words[at / 8].load(Ordering::Acquire)
+    }
+
+    fn store(&self, at: usize, value: u64) {
+        self.0.words[at / 8].store(value, Ordering::Release);
+    }
+
+    fn compare_exchange(&self, at: usize, old: u64, new: u64) -> Result<(), u64> {
+        fence(Ordering::SeqCst);
+        let done =
+            self.0.words[at / 8].compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).map(drop);
+        fence(Ordering::SeqCst);
+        done
+    }
+
+    fn swap(&self, at: usize, value: u64) -> u64 {
+        fence(Ordering::SeqCst);
+        let old = self.0.words[at / 8].swap(value, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        old
+    }
+
+    fn fetch_or(&self, at: usize, bits: u64) -> u64 {
+        fence(Ordering::SeqCst);
+        let old = self.0.words[at / 8].fetch_or(bits, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        old
+    }
+
+    fn write(&self, at: usize, bytes: &[u8]) {
+        assert!(at % 8 == 0 && bytes.len() % 8 == 0, "loom models copy whole words");
+        for (i, chunk) in bytes.chunks_exact(8).enumerate() {
+            let word = u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
+            self.0.words[at / 8 + i].store(word, Ordering::Relaxed);
+        }
+    }
+
+    fn read(&self, at: usize, into: &mut [u8]) {
+        assert!(at % 8 == 0 && into.len() % 8 == 0, "loom models copy whole words");
+        for (i, chunk) in into.chunks_exact_mut(8).enumerate() {
+            chunk.copy_from_slice(&self.0.words[at / 8 + i].load(Ordering::Relaxed).to_le_bytes());
+        }
+    }
+
+    fn sleep(&self, at: usize, expected: u32, _limit: Duration) -> Woken {
+        let kernel = self.0.kernel.lock().expect("no panics inside");
+        if self.load(at) as u32 != expected {
+            return Woken::Changed;
+        }
+        // No time-out: a wake-up that only a time-out would repair must show as a deadlock.
+        drop(self.0.sleepers.wait(kernel).expect("no panics inside"));
+        Woken::Woken
+    }
+
+    fn wake(&self, _at: usize, _count: u32) -> u32 {
+        let _kernel = self.0.kernel.lock().expect("no panics inside");
+        // One condition variable serves all words, so all must look again.
+        self.0.sleepers.notify_all();
+        1
+    }
+}

@@ -1,0 +1,632 @@
+//! The queue in shared memory: many producers, many consumers, each message to one consumer.
+//!
+//! This file holds the operations; where things stand is in `layout.rs`, small messages in `ring.rs`,
+//! large ones in `blocks.rs`, what users hold in `handle.rs`.
+//!
+//! Every operation here is a *try*: it does its work or says what to wait for ([`On`]). Waiting is
+//! [`Queue::wait`], so that blocking callers and event loops share everything else.
+//!
+//! A critical section holds no system call, no allocation and at most an inline copy.
+
+mod blocks;
+#[cfg(not(loom))]
+pub mod handle;
+mod layout;
+mod ring;
+#[cfg(all(test, not(loom)))]
+mod sweep;
+#[cfg(all(test, loom))]
+mod models;
+
+use std::time::{Duration, Instant};
+
+pub use blocks::Run;
+pub use layout::{DEFAULT_CAPACITY, Geometry, INLINE_MAX, MAX_CAPACITY, MIN_CAPACITY, UNIT};
+use layout::{
+    BLOCK_SPACE, CONSUMER_LOCK, FLAGS, HAD_PRODUCER, LARGEST, MESSAGES, PRODUCER_LOCK, RING_SPACE, SHUT,
+};
+use ring::{BATCH_MAX, Kind, Ring};
+
+use crate::error::{Error, Result};
+use crate::lock::{Lock, Rest, Slices};
+use crate::memory::{Memory, Peers, Woken};
+use crate::owner::Owner;
+use crate::wait::{DATA_SLICE, Spin, WATCH_SLICE, WaitPoint, Waited};
+use blocks::Blocks;
+
+/// What stands in the way of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    /// Another producer is in its critical section.
+    ProducerLock,
+    /// Another consumer is.
+    ConsumerLock,
+    /// The ring has no room for this many bytes (header included).
+    RingSpace(usize),
+    /// No run of this many units is free.
+    BlockSpace(usize),
+    /// There is no message.
+    Messages,
+}
+
+/// Done, or what to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step<T> {
+    /// It happened.
+    Done(T),
+    /// It did not, and nothing has changed.
+    Wait(On),
+}
+
+/// A message that was taken off the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It was copied into the caller's buffer: this many bytes.
+    Inline(usize),
+    /// It stands in a run that the caller now owns and must free.
+    Block(Run, usize),
+}
+
+/// State of one caller's attempts at one operation, from the first try to its end.
+#[derive(Debug, Default)]
+pub struct Attempt {
+    slices: Slices,
+    watch: Option<Duration>,
+}
+
+/// Numbers about a queue; exact when nobody is in the middle of an operation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// Messages in the queue.
+    pub depth: u64,
+    /// Messages ever put.
+    pub put: u64,
+    /// Messages ever taken.
+    pub got: u64,
+    /// Bytes in use: entries of the ring and runs that are not free.
+    pub bytes_in_use: u64,
+    /// Largest message so far.
+    pub largest: u64,
+    /// Consumers may be asleep, waiting for a message.
+    pub consumers_waiting: bool,
+    /// Producers may be asleep, waiting for room.
+    pub producers_waiting: bool,
+    /// No message is accepted any more.
+    pub shut: bool,
+}
+
+/// A queue on some memory, among some peers.
+pub struct Queue<M, P> {
+    memory: M,
+    peers: P,
+    geometry: Geometry,
+    body: usize,
+    ring: Ring,
+    blocks: Blocks,
+    producers: Lock,
+    consumers: Lock,
+    messages: WaitPoint,
+    ring_space: WaitPoint,
+    block_space: WaitPoint,
+}
+
+/// A lock held; given back on drop.
+struct Held<'a, M: Memory> {
+    lock: Lock,
+    memory: &'a M,
+    me: Owner,
+}
+
+impl<M: Memory> Drop for Held<'_, M> {
+    #[inline]
+    fn drop(&mut self) {
+        self.lock.release(self.memory, self.me);
+    }
+}
+
+impl<M: Memory, P: Peers> Queue<M, P> {
+    /// The queue whose body begins at `body` of `memory`.
+    pub fn new(memory: M, peers: P, body: usize, geometry: Geometry) -> Queue<M, P> {
+        assert!(body + geometry.body_size() <= memory.size(), "the body must lie inside the memory");
+        Queue {
+            ring: Ring::new(body, geometry.ring_size, geometry.inline_max()),
+            blocks: Blocks::new(body, &geometry),
+            producers: Lock::new(body + PRODUCER_LOCK),
+            consumers: Lock::new(body + CONSUMER_LOCK),
+            messages: WaitPoint::new(body + MESSAGES),
+            ring_space: WaitPoint::new(body + RING_SPACE),
+            block_space: WaitPoint::new(body + BLOCK_SPACE),
+            memory,
+            peers,
+            geometry,
+            body,
+        }
+    }
+
+    /// Prepares a zeroed body that nobody else sees yet.
+    pub fn format(memory: &M, body: usize, geometry: &Geometry) {
+        Blocks::new(body, geometry).format(memory);
+    }
+
+    /// The memory.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// How capacity is divided.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Offset of a run's bytes in the memory.
+    pub fn run_offset(&self, run: Run) -> usize {
+        self.blocks.offset(run)
+    }
+
+    #[inline]
+    fn enter(&self, lock: Lock, me: Owner, attempt: &Attempt) -> Option<Held<'_, M>> {
+        // The section is short: a few more looks are cheaper than going to sleep.
+        for _ in 0..20 {
+            if lock.try_acquire(&self.memory, me, attempt.slices.slept) {
+                return Some(Held { lock, memory: &self.memory, me });
+            }
+            crate::memory::pause();
+        }
+        None
+    }
+
+    fn flags(&self) -> u64 {
+        self.memory.load(self.body + FLAGS)
+    }
+
+    #[inline]
+    fn note_length(&self, length: usize) {
+        if length as u64 > self.memory.load(self.body + LARGEST) {
+            self.memory.store(self.body + LARGEST, length as u64);
+        }
+    }
+
+    fn check_length(&self, length: usize) -> Result<()> {
+        let limit = self.geometry.message_max();
+        if length > limit {
+            return Err(Error::TooLarge { what: "message in bytes", size: length as u64, limit: limit as u64 });
+        }
+        Ok(())
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.flags() & SHUT != 0 { Err(Error::ShutDown) } else { Ok(()) }
+    }
+
+    /// Puts a message of at most `inline_max` bytes.
+    #[inline]
+    pub fn try_put(&self, me: Owner, attempt: &Attempt, message: &[u8]) -> Result<Step<()>> {
+        self.try_put_entry(me, attempt, Kind::Inline, message, message.len())
+    }
+
+    /// Puts the message in a run that the caller has claimed and filled; it is the queue's from now on.
+    pub fn try_put_run(&self, me: Owner, attempt: &Attempt, run: Run, length: usize) -> Result<Step<()>> {
+        let mut descriptor = [0; 16];
+        descriptor[..8].copy_from_slice(&(run.first as u64).to_le_bytes());
+        descriptor[8..].copy_from_slice(&(length as u64).to_le_bytes());
+        self.try_put_entry(me, attempt, Kind::Block, &descriptor, length)
+    }
+
+    #[inline]
+    fn try_put_entry(
+        &self,
+        me: Owner,
+        attempt: &Attempt,
+        kind: Kind,
+        payload: &[u8],
+        length: usize,
+    ) -> Result<Step<()>> {
+        let Some(held) = self.enter(self.producers, me, attempt) else {
+            return Ok(Step::Wait(On::ProducerLock));
+        };
+        self.check_open()?;
+        if self.ring.fitting(&self.memory, std::iter::once(payload.len()))? == 0 {
+            return Ok(Step::Wait(On::RingSpace(ring::entry_size(payload.len()))));
+        }
+        self.ring.put(&self.memory, kind, payload);
+        self.note_length(length);
+        drop(held);
+        self.after_put(attempt);
+        Ok(Step::Done(()))
+    }
+
+    /// Puts as many of these messages as fit, all in one commit, each of at most `inline_max` bytes.
+    pub fn try_put_batch(&self, me: Owner, attempt: &Attempt, messages: &[&[u8]]) -> Result<Step<usize>> {
+        let messages = &messages[..messages.len().min(BATCH_MAX)];
+        let Some(held) = self.enter(self.producers, me, attempt) else {
+            return Ok(Step::Wait(On::ProducerLock));
+        };
+        self.check_open()?;
+        let count = self.ring.fitting(&self.memory, messages.iter().map(|m| m.len()))?;
+        if count == 0 {
+            return Ok(Step::Wait(On::RingSpace(messages.first().map_or(0, |m| ring::entry_size(m.len())))));
+        }
+        self.ring.put_batch(&self.memory, &messages[..count]);
+        self.note_length(messages[..count].iter().map(|m| m.len()).max().unwrap_or(0));
+        drop(held);
+        self.after_put(attempt);
+        Ok(Step::Done(count))
+    }
+
+    #[inline]
+    fn after_put(&self, attempt: &Attempt) {
+        // SYNC(wait): releasing the lock was the full fence.
+        self.messages.notify(&self.memory);
+        if attempt.watch.is_some() {
+            // The wake-up that brought us here may have made room for one more producer.
+            self.ring_space.notify(&self.memory);
+        }
+    }
+
+    /// Claims a run for a message of `length` bytes, to be filled and then put or freed.
+    pub fn try_claim(&self, me: Owner, attempt: &Attempt, length: usize) -> Result<Step<Run>> {
+        self.check_length(length)?;
+        let need = Blocks::units_for(length);
+        let Some(_held) = self.enter(self.producers, me, attempt) else {
+            return Ok(Step::Wait(On::ProducerLock));
+        };
+        self.check_open()?;
+        Ok(match self.blocks.claim(&self.memory, me, need)? {
+            Some(run) => Step::Done(run),
+            None => Step::Wait(On::BlockSpace(need)),
+        })
+    }
+
+    /// Gives back a run that the caller owns.
+    pub fn free(&self, me: Owner, run: Run) {
+        self.blocks.free(&self.memory, me, run);
+        // All of them: they may need runs of different lengths.
+        self.block_space.notify_all(&self.memory);
+    }
+
+    /// Takes the next message; one from the ring is copied to the front of `buffer`, which must hold
+    /// `inline_max` bytes.
+    #[inline]
+    pub fn try_get(&self, me: Owner, attempt: &Attempt, buffer: &mut [u8]) -> Result<Step<Taken>> {
+        let Some(held) = self.enter(self.consumers, me, attempt) else {
+            return Ok(Step::Wait(On::ConsumerLock));
+        };
+        let (head, seq) = (self.ring.head(&self.memory), self.ring.head_seq(&self.memory));
+        let Some(entry) = self.ring.next_entry(&self.memory, head, seq)? else {
+            return Ok(Step::Wait(On::Messages));
+        };
+        let taken = match entry.kind {
+            Kind::Inline => {
+                self.ring.read_payload(&self.memory, &entry, &mut buffer[..entry.length]);
+                Taken::Inline(entry.length)
+            }
+            Kind::Block => self.adopt(me, &entry)?,
+        };
+        self.ring.advance_head(&self.memory, entry.next(), seq.wrapping_add(1));
+        drop(held);
+        self.after_take(attempt);
+        Ok(Step::Done(taken))
+    }
+
+    fn adopt(&self, me: Owner, entry: &ring::Entry) -> Result<Taken> {
+        let mut descriptor = [0; 16];
+        self.ring.read_payload(&self.memory, entry, &mut descriptor);
+        let [first, length] = words(descriptor);
+        let run = self.blocks.adopt(&self.memory, me, first, length)?;
+        Ok(Taken::Block(run, length as usize))
+    }
+
+    /// Takes up to `limit` messages from the ring in one commit: their bytes are appended to `bytes`
+    /// (at most `bytes.capacity()` in all, which must be at least `inline_max`) and where each
+    /// ends to `ends`. Stops before a large message unless it comes first, which is then returned.
+    pub fn try_get_batch(
+        &self,
+        me: Owner,
+        attempt: &Attempt,
+        limit: usize,
+        bytes: &mut Vec<u8>,
+        ends: &mut Vec<usize>,
+    ) -> Result<Step<Option<Taken>>> {
+        let limit = limit.min(ends.capacity() - ends.len());
+        let Some(held) = self.enter(self.consumers, me, attempt) else {
+            return Ok(Step::Wait(On::ConsumerLock));
+        };
+        let (mut head, mut seq) = (self.ring.head(&self.memory), self.ring.head_seq(&self.memory));
+        let mut large = None;
+        let mut count = 0;
+        while count < limit {
+            let Some(entry) = self.ring.next_entry(&self.memory, head, seq)? else { break };
+            if entry.kind == Kind::Block {
+                if count == 0 {
+                    large = Some(self.adopt(me, &entry)?);
+                    (head, seq, count) = (entry.next(), seq.wrapping_add(1), 1);
+                }
+                break;
+            }
+            let end = bytes.len() + entry.length;
+            if end > bytes.capacity() {
+                break;
+            }
+            let start = bytes.len();
+            bytes.resize(end, 0);
+            self.ring.read_payload(&self.memory, &entry, &mut bytes[start..]);
+            ends.push(end);
+            (head, seq, count) = (entry.next(), seq.wrapping_add(1), count + 1);
+        }
+        if count == 0 {
+            return Ok(Step::Wait(On::Messages));
+        }
+        self.ring.advance_head(&self.memory, head, seq);
+        drop(held);
+        self.after_take(attempt);
+        Ok(Step::Done(large))
+    }
+
+    #[inline]
+    fn after_take(&self, attempt: &Attempt) {
+        self.ring_space.notify(&self.memory);
+        if attempt.watch.is_some() && self.ring.has_message(&self.memory) {
+            // The wake-up that brought us here may have been meant for one more consumer.
+            self.messages.notify(&self.memory);
+        }
+    }
+
+    /// True where trying again may succeed.
+    #[inline]
+    pub fn is_ready(&self, on: On) -> bool {
+        match on {
+            On::Messages => self.ring.has_message(&self.memory),
+            On::RingSpace(size) => {
+                self.ring.used(&self.memory) + size as u64 + 8 <= self.geometry.ring_size as u64
+                    || self.flags() & SHUT != 0
+            }
+            // What a search would find is not known without searching: wait to be woken.
+            On::BlockSpace(_) => self.flags() & SHUT != 0,
+            On::ProducerLock => self.producers.is_free(&self.memory),
+            On::ConsumerLock => self.consumers.is_free(&self.memory),
+        }
+    }
+
+    /// Waits, at most until `deadline`, for what stood in the way; may return early. With `watch`, a
+    /// wait for messages returns every [`WATCH_SLICE`], so that the caller can look whether the
+    /// producers live.
+    pub fn wait(
+        &self,
+        me: Owner,
+        attempt: &mut Attempt,
+        on: On,
+        deadline: Option<Instant>,
+        spin: &Spin,
+        watch: bool,
+    ) -> Result<Waited> {
+        let start = Instant::now();
+        if spin.until(deadline, || self.is_ready(on)) {
+            spin.learn(start.elapsed());
+            return Ok(Waited::Ready);
+        }
+        self.peers.relock()?;
+        let left = match deadline {
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    self.leave(on, attempt);
+                    return Ok(Waited::TimedOut);
+                }
+                left
+            }
+            None => Duration::MAX,
+        };
+        let waited = match on {
+            On::ProducerLock => self.rest(self.producers, me, attempt, left)?,
+            On::ConsumerLock => self.rest(self.consumers, me, attempt, left)?,
+            On::Messages => {
+                let slice = left.min(if watch { WATCH_SLICE } else { DATA_SLICE });
+                attempt.watch = Some(slice);
+                let shut = || self.is_ready(on) || self.flags() & SHUT != 0;
+                Self::ended(self.messages.sleep(&self.memory, slice, shut))
+            }
+            On::RingSpace(_) | On::BlockSpace(_) => {
+                // Room held by the dead comes back when somebody looks: 1, 2, 4 … 50 ms.
+                let slice = attempt.watch.map_or(Duration::from_millis(1), |s| (s * 2).min(WATCH_SLICE));
+                attempt.watch = Some(slice);
+                let point = if matches!(on, On::RingSpace(_)) { self.ring_space } else { self.block_space };
+                let woken = point.sleep(&self.memory, slice.min(left), || self.room_for(me, on));
+                if woken == Woken::TimedOut {
+                    self.reclaim(me, attempt)?;
+                }
+                Self::ended(woken)
+            }
+        };
+        spin.learn(start.elapsed());
+        Ok(waited)
+    }
+
+    /// The caller gives up: a wake-up it may have swallowed goes to the next one.
+    pub fn leave(&self, on: On, attempt: &Attempt) {
+        match on {
+            On::ProducerLock if attempt.slices.slept => self.producers.pass_on(&self.memory),
+            On::ConsumerLock if attempt.slices.slept => self.consumers.pass_on(&self.memory),
+            On::Messages if attempt.watch.is_some() => self.messages.notify(&self.memory),
+            On::RingSpace(_) if attempt.watch.is_some() => self.ring_space.notify(&self.memory),
+            _ => {}
+        }
+    }
+
+    fn ended(woken: Woken) -> Waited {
+        if woken == Woken::Interrupted { Waited::Interrupted } else { Waited::Ready }
+    }
+
+    /// Looks for room the way a producer does; used once between announcing a sleep and sleeping.
+    fn room_for(&self, me: Owner, on: On) -> bool {
+        match on {
+            On::BlockSpace(need) => {
+                if self.is_ready(on) {
+                    return true;
+                }
+                let Some(_held) = self.enter(self.producers, me, &Attempt::default()) else {
+                    return true;
+                };
+                match self.blocks.claim(&self.memory, me, need) {
+                    Ok(Some(run)) => {
+                        self.blocks.free(&self.memory, me, run);
+                        true
+                    }
+                    Ok(None) => false,
+                    Err(_) => true,
+                }
+            }
+            other => self.is_ready(other),
+        }
+    }
+
+    fn rest(&self, lock: Lock, me: Owner, attempt: &mut Attempt, limit: Duration) -> Result<Waited> {
+        match lock.rest(&self.memory, &self.peers, &mut attempt.slices, limit) {
+            Rest::Again => Ok(Waited::Ready),
+            Rest::Interrupted => Ok(Waited::Interrupted),
+            Rest::Dead(word) => self.take_over(lock, word, me).map(|_| Waited::Ready),
+        }
+    }
+
+    /// Repairs what the lock protects after its owner was killed. The lock is held.
+    fn repair(&self, lock: Lock) -> Result<()> {
+        if lock == self.producers {
+            self.ring.roll_forward(&self.memory)?;
+            self.blocks.clear_interiors(&self.memory)
+        } else {
+            self.ring.restore_head_seq(&self.memory)
+        }
+    }
+
+    /// Enters or takes over from the dead; `None` where a living process is inside.
+    fn enter_or_take_over(&self, lock: Lock, me: Owner, attempt: &Attempt) -> Result<Option<Held<'_, M>>> {
+        if let Some(held) = self.enter(lock, me, attempt) {
+            return Ok(Some(held));
+        }
+        match lock.dead_word(&self.memory, &self.peers) {
+            Some(word) => self.take_over(lock, word, me),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes a lock over from the dead owner in `word` and repairs what it protects.
+    fn take_over(&self, lock: Lock, word: u64, me: Owner) -> Result<Option<Held<'_, M>>> {
+        if !lock.take_over(&self.memory, word, me) {
+            return Ok(None);
+        }
+        let held = Held { lock, memory: &self.memory, me };
+        self.repair(lock)?;
+        Ok(Some(held))
+    }
+
+    /// Repairs at once whatever dead processes left behind: locks, and blocks that nobody will free.
+    /// Says whether anything came back. Does nothing where a living process is inside a lock.
+    pub fn reclaim(&self, me: Owner, attempt: &Attempt) -> Result<bool> {
+        let Some(producers) = self.enter_or_take_over(self.producers, me, attempt)? else {
+            return Ok(false);
+        };
+        let mut owners: Vec<Owner> = Vec::new();
+        self.blocks.owned(&self.memory, |_, owner| {
+            if owner != me && !owners.contains(&owner) {
+                owners.push(owner);
+            }
+        })?;
+        owners.retain(|owner| self.peers.is_dead(*owner));
+        let Some(consumers) = self.enter_or_take_over(self.consumers, me, attempt)? else {
+            return Ok(false);
+        };
+        if owners.is_empty() {
+            return Ok(false);
+        }
+        let mut in_ring = Vec::new();
+        self.ring.entries(&self.memory, |entry| {
+            if entry.kind == Kind::Block {
+                let mut descriptor = [0; 16];
+                self.ring.read_payload(&self.memory, entry, &mut descriptor);
+                in_ring.push(words(descriptor)[0]);
+            }
+        })?;
+        in_ring.sort_unstable();
+        let freed = self.blocks.free_dead(&self.memory, &in_ring, |owner| owners.contains(&owner))?;
+        drop(consumers);
+        drop(producers);
+        if freed > 0 {
+            self.block_space.notify_all(&self.memory);
+        }
+        Ok(freed > 0)
+    }
+
+    /// Accepts no more messages; those inside can still be taken. Everyone who waits looks again.
+    pub fn try_shut_down(&self, me: Owner, attempt: &Attempt) -> Result<Step<()>> {
+        // Under the lock, so that no message is committed behind the flag.
+        let Some(held) = self.enter(self.producers, me, attempt) else {
+            return Ok(Step::Wait(On::ProducerLock));
+        };
+        self.memory.fetch_or(self.body + FLAGS, SHUT);
+        drop(held);
+        self.messages.notify_all(&self.memory);
+        self.ring_space.notify_all(&self.memory);
+        self.block_space.notify_all(&self.memory);
+        Ok(Step::Done(()))
+    }
+
+    /// True when shut down and empty: nothing will ever come.
+    pub fn is_drained(&self) -> bool {
+        // The flag first: once it is set, an empty ring stays empty.
+        self.flags() & SHUT != 0 && !self.ring.has_message(&self.memory)
+    }
+
+    /// True when no message waits (another moment may differ).
+    pub fn is_empty(&self) -> bool {
+        !self.ring.has_message(&self.memory)
+    }
+
+    /// Remembers that there has been a producer.
+    pub fn note_producer(&self) {
+        self.memory.fetch_or(self.body + FLAGS, HAD_PRODUCER);
+    }
+
+    /// True once any process has been a producer.
+    pub fn had_producer(&self) -> bool {
+        self.flags() & HAD_PRODUCER != 0
+    }
+
+    /// Wakes every consumer: something about the producers has changed.
+    pub fn wake_consumers(&self) {
+        self.messages.notify_all(&self.memory);
+    }
+
+    /// Who is inside the producers' and the consumers' critical section.
+    pub fn lock_owners(&self) -> [Owner; 2] {
+        [self.producers.owner(&self.memory), self.consumers.owner(&self.memory)]
+    }
+
+    /// Messages in the queue.
+    pub fn depth(&self) -> u64 {
+        self.ring.depth(&self.memory)
+    }
+
+    /// Numbers for people.
+    pub fn numbers(&self) -> Numbers {
+        let put = self.ring.count_put(&self.memory);
+        let depth = self.depth();
+        let mut units = 0;
+        // Without the lock: a split or merge under way ends the walk early, never wrongly.
+        let _ = self.blocks.owned(&self.memory, |run, _| units += run.length);
+        Numbers {
+            depth,
+            put,
+            got: put.saturating_sub(depth),
+            bytes_in_use: self.ring.used(&self.memory) + (units * UNIT) as u64,
+            largest: self.memory.load(self.body + LARGEST),
+            consumers_waiting: self.messages.has_sleepers(&self.memory),
+            producers_waiting: self.ring_space.has_sleepers(&self.memory)
+                || self.block_space.has_sleepers(&self.memory),
+            shut: self.flags() & SHUT != 0,
+        }
+    }
+}
+
+fn words(descriptor: [u8; 16]) -> [u64; 2] {
+    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| descriptor[at + i]));
+    [word(0), word(8)]
+}
