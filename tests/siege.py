@@ -1,0 +1,208 @@
+"""Workers under load, killed at random and replaced, and what has to be true afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import isthmus
+from support import Hang, Peer, Watchdog, process_state, wait_until
+from workers import Journal
+
+KILLS = int(os.environ.get("ISTHMUS_TEST_KILLS", "0"))
+"""How many kills each of these tests makes; 0 is each test's own choice. A soak sets it."""
+
+SEED = int(os.environ.get("ISTHMUS_TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
+"""Every run has another seed, printed with a failure; set it to see the same choices again."""
+
+
+class Worker:
+    """One process of a siege, and its journal."""
+
+    def __init__(self, siege: Siege, program: str, arguments: dict[str, Any], words: int) -> None:
+        self.path = siege.directory / f"{siege.started}.{program}"
+        siege.started += 1
+        self.program = program
+        self.arguments = arguments
+        self.journal = Journal(self.path, words=words)
+        self.pid = siege.fork(program, {"journal": str(self.path), **arguments})
+        self.killed = False
+
+    @property
+    def done(self) -> int:
+        return self.journal.words[Journal.DONE]
+
+    @property
+    def started(self) -> int:
+        return self.journal.words[Journal.STARTED]
+
+    @property
+    def attached(self) -> bool:
+        return bool(self.journal.words[Journal.ATTACHED])
+
+    def stop(self) -> None:
+        """Asks it to finish by itself."""
+        self.journal.words[Journal.STOP] = 1
+
+    def gone(self) -> bool:
+        return process_state(self.pid) in ("Z", "X", "")
+
+
+class Siege:
+    """Starts workers, kills them at random, watches for progress."""
+
+    def __init__(self, seed: int) -> None:
+        print(f"\nISTHMUS_TEST_SEED={SEED} (this test: {seed})")
+        self.random = random.Random(f"{SEED} {seed}")
+        self.directory = Path(tempfile.mkdtemp(prefix="isthmus-siege-", dir="/dev/shm"))
+        self.zygote = Peer(Path(__file__).with_name("workers.py").read_text())
+        self.started = 0
+        self.kills = 0
+        self.killed_attaching = 0
+        self.workers: list[Worker] = []
+        self.dead: list[Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.zygote.reap()  # its workers die with it
+        for worker in self.workers + self.dead:
+            worker.journal.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def fork(self, program: str, arguments: dict[str, Any]) -> int:
+        self.zygote.send(json.dumps([program, arguments]))
+        return int(self.zygote.line())
+
+    def start(self, program: str, *, words: int = 64, **arguments: Any) -> Worker:
+        worker = Worker(self, program, arguments, words)
+        self.workers.append(worker)
+        return worker
+
+    def check_errors(self) -> None:
+        """Fails with what a worker failed with."""
+        for path in self.directory.glob("*.error"):
+            raise AssertionError(f"{path.name} after {self.kills} kills:\n{path.read_text()}")
+        for worker in self.workers:
+            if not worker.journal.words[Journal.STOP] and worker.gone():
+                error = worker.path.with_name(worker.path.name + ".error")
+                text = error.read_text() if error.exists() else "no traceback: it crashed"
+                raise AssertionError(f"{worker.path.name} ended by itself after {self.kills} kills: {text}")
+
+    def bombard(self, kills: int, dog: Watchdog, replace: Any, *, pause: float = 0.05) -> None:
+        """Kills at random moments, one or two at once, those that only just attach too."""
+        deadline = self.kills + (KILLS or kills)
+        while self.kills < deadline:
+            # Mostly while they work, now and then while they attach or before they have come that far.
+            self.wait(dog, self.random.choice([0.0, 0.002, self.random.uniform(0, pause), pause]))
+            victims = self.random.sample(self.workers, self.random.choice([1, 1, 1, 2]))
+            for victim in victims:
+                os.kill(victim.pid, signal.SIGKILL)
+            for victim in victims:
+                wait_until(victim.gone, f"{victim.pid} to die")
+                victim.killed = True
+                self.kills += 1
+                self.killed_attaching += not victim.attached
+                self.workers.remove(victim)
+                self.dead.append(victim)
+            for victim in victims:
+                replace(victim)
+
+    def wait(self, dog: Watchdog, seconds: float) -> None:
+        """Lets them work, under the watchdog."""
+        end = time.monotonic() + seconds
+        while True:
+            self.check_errors()
+            dog.check(self.progress())
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, 0.02))
+
+    def progress(self) -> int:
+        """Grows with every message or turn."""
+        return sum(worker.done for worker in self.workers) + sum(worker.done for worker in self.dead)
+
+    def finish(self, program: str) -> None:
+        """Asks all of one kind to finish and waits for them under the watchdog."""
+        leaving = [worker for worker in self.workers if worker.program == program]
+        for worker in leaving:
+            worker.stop()
+        dog = Watchdog()
+        while any(not worker.gone() for worker in leaving):
+            self.check_errors()
+            dog.check((self.progress(), sum(worker.gone() for worker in leaving)))
+            time.sleep(0.005)
+        self.check_errors()
+
+
+def check_messages(siege: Siege, *, get_batch: int, put_batch: int) -> str:
+    """No duplicate, nothing out of nothing, FIFO per producer, at most the messages of killed calls lost."""
+    everyone = siege.workers + siege.dead
+    producers = {w.arguments["number"]: w for w in everyone if w.program == "produce"}
+    consumers = [w for w in everyone if w.program == "consume"]
+    received: Counter[int] = Counter()
+    for consumer in consumers:
+        last: dict[int, int] = {}
+        log = consumer.journal.log()
+        for entry in log:
+            producer, sequence = entry >> 40, entry & ((1 << 40) - 1)
+            before = last.get(producer, -1)
+            assert sequence > before, f"FIFO: {sequence} of producer {producer} after {before}"
+            last[producer] = sequence
+        received.update(log)
+    twice = [entry for entry, count in received.items() if count > 1]
+    assert not twice, f"duplicates: {[(e >> 40, e & ((1 << 40) - 1)) for e in twice[:20]]}"
+
+    lost = 0
+    got_of: dict[int, set[int]] = {number: set() for number in producers}
+    for entry in received:
+        got_of[entry >> 40].add(entry & ((1 << 40) - 1))
+    for number, sender in producers.items():
+        got = got_of[number]
+        beyond = [sequence for sequence in got if sequence >= sender.started]
+        assert not beyond, f"out of nothing: {beyond[:20]} of producer {number}, which began {sender.started}"
+        # What was started and not done at the producer's death may have come through or not.
+        assert sender.started - sender.done <= max(1, put_batch)
+        lost += sum(sequence not in got for sequence in range(sender.done))
+    killed = sum(w.killed for w in consumers)
+    assert lost <= killed * max(1, get_batch), f"{lost} messages lost with {killed} killed consumers"
+    return f"{len(received)} messages, {siege.kills} kills, {lost} lost"
+
+
+def room(handle: isthmus.Queue, size: int) -> int:
+    """How many messages of a size fit; what they took is given back."""
+    count = 0
+    patience = 0.0
+    while patience < 0.5:
+        try:
+            handle.put(bytes(size), timeout=patience)
+        except isthmus.Full:
+            patience += 0.3  # what the dead held is looked for by those who wait
+        else:
+            count += 1
+            patience = 0.0
+    for _ in range(count):
+        assert len(handle.get(timeout=0)) == size
+    return count
+
+
+def fresh_room(capacity: int, size: int) -> int:
+    """How many messages of a size fit into a queue that nothing has ever happened to."""
+    with isthmus.Queue(capacity=capacity) as handle:
+        return room(handle, size)
+
+
+__all__ = ["SEED", "Hang", "Siege", "Worker", "check_messages", "fresh_room", "room"]

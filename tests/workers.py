@@ -1,0 +1,237 @@
+"""Programs that tests run in processes of their own and kill: producers, consumers, lock takers.
+
+What a worker has done stands in its journal, a mapped file that outlives it: each number is one 8-byte
+store, made before and after the call it is about, so a kill at any instruction leaves it right.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import random
+import signal
+import sys
+import traceback
+import zlib
+from pathlib import Path
+from typing import Any
+
+import isthmus
+
+HEADER = 24
+"""Bytes of a message before its body: producer, sequence (8 each), size, checksum of the body (4 each)."""
+
+_NOISE = random.Random(1).randbytes(1 << 16) * 2
+_MIXTURES: dict[str, list[int]] = {
+    "inline": [HEADER, 32, 64, 64, 64, 200, 1000],
+    "edge": [4032 + step for step in range(0, 129, 8)],
+    "large": [5000, 20_000, 65_536, 100_000, 300_000],
+    "mixed": [HEADER, 64, 64, 64, 1000, 4095, 4096, 4097, 4200, 20_000, 70_000, 250_000],
+}
+
+
+def message(producer: int, sequence: int, size: int) -> bytes:
+    """A message that proves itself: its body depends on who sent it and as which."""
+    length = size - HEADER
+    start = (producer * 7919 + sequence * 104_729) % (1 << 16)
+    body = _NOISE[start : start + length]
+    while len(body) < length:
+        body += _NOISE[: length - len(body)]
+    head = producer.to_bytes(8, "little") + sequence.to_bytes(8, "little") + size.to_bytes(4, "little")
+    return head + zlib.crc32(body, sequence & 0xFFFFFFFF).to_bytes(4, "little") + body
+
+
+def identify(got: bytes) -> tuple[int, int]:
+    """Producer and sequence of a message; raises when it is torn."""
+    if len(got) < HEADER:
+        raise AssertionError(f"torn: a message of {len(got)} bytes: {got!r}")
+    producer, sequence = int.from_bytes(got[:8], "little"), int.from_bytes(got[8:16], "little")
+    size, checksum = int.from_bytes(got[16:20], "little"), int.from_bytes(got[20:24], "little")
+    if size != len(got):
+        raise AssertionError(f"torn: {len(got)} bytes of {size} of message {sequence} of producer {producer}")
+    if zlib.crc32(memoryview(got)[HEADER:], sequence & 0xFFFFFFFF) != checksum:
+        raise AssertionError(f"torn: the body of message {sequence} of producer {producer} ({size} bytes)")
+    return producer, sequence
+
+
+class Journal:
+    """A mapped file of 8-byte words: `started`, `done`, `stop`, `attached`, then a log of `done` entries."""
+
+    STARTED, DONE, STOP, ATTACHED, LOG = 0, 1, 2, 3, 8
+
+    def __init__(self, path: str | Path, *, words: int | None = None) -> None:
+        if words is not None:
+            with Path(path).open("xb") as file:
+                file.truncate(words * 8)  # sparse: only what is written takes memory
+        with Path(path).open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+        self.words = memoryview(self._map).cast("Q")
+
+    def log(self) -> list[int]:
+        """The entries that were appended in full."""
+        return self.words[self.LOG : self.LOG + self.words[self.DONE]].tolist()
+
+    def close(self) -> None:
+        """Unmaps it."""
+        self.words.release()
+        self._map.close()
+
+
+def produce(journal: str, queue: str, number: int, mixture: str, batch: int) -> None:
+    """Puts messages until told to stop; `started` and `done` count those of its own."""
+    words = Journal(journal).words
+    sizes = _MIXTURES[mixture]
+    choose = random.Random(number)
+    handle = isthmus.Queue.open(queue)
+    words[Journal.ATTACHED] = 1
+    count = 0
+    while not words[Journal.STOP]:
+        waiting = [message(number, count + i, choose.choice(sizes)) for i in range(batch or 1)]
+        words[Journal.STARTED] = count + len(waiting)
+        while waiting:
+            try:
+                if batch:
+                    handle.put_many(waiting, timeout=0.5)
+                else:
+                    handle.put(waiting[0], timeout=0.5)
+            except isthmus.Full as full:
+                sent = full.sent
+            else:
+                sent = len(waiting)
+            del waiting[:sent]
+            count += sent
+            words[Journal.DONE] = count
+            if sent == 0 and words[Journal.STOP]:
+                words[Journal.STARTED] = count
+                break
+    handle.close()
+
+
+def consume(journal: str, queue: str, batch: int) -> None:
+    """Gets messages until told to stop and nothing is left; logs producer and sequence of each in a word."""
+    words = Journal(journal).words
+    handle = isthmus.Queue.open(queue)
+    words[Journal.ATTACHED] = 1
+    end = len(words) - Journal.LOG
+    count = 0
+    while True:
+        stop = words[Journal.STOP]  # read before the queue: empty after this means drained
+        try:
+            got = handle.get_many(batch, timeout=0.2) if batch else [handle.get(timeout=0.2)]
+        except isthmus.Empty:
+            if stop:
+                break
+            continue
+        for each in got:
+            producer, sequence = identify(each)
+            if count == end:
+                raise AssertionError("the journal is too short for this test")
+            words[Journal.LOG + count] = producer << 40 | sequence
+            count += 1
+            words[Journal.DONE] = count
+    handle.close()
+
+
+def take_turns(journal: str, mutex: str, shared: str, on_owner_died: Any, number: int) -> None:
+    """Takes a mutex again and again; inside it changes what only the mutex keeps consistent.
+
+    Words of `shared`: 0 and 1 are equal outside the critical section, 2 is who is inside.
+    """
+    words = Journal(journal).words
+    state = Journal(shared).words
+    choose = random.Random(number)
+    lock = isthmus.Mutex.open(mutex, on_owner_died=on_owner_died)
+    words[Journal.ATTACHED] = 1
+    me = os.getpid()
+    count = 0
+
+    def alone(*, repair: bool) -> None:
+        inside = state[2]
+        if inside and not repair:
+            raise AssertionError(f"{me} came in without a word of warning while {inside} was inside")
+        if inside:
+            try:
+                status = Path(f"/proc/{inside}/stat").read_text().rpartition(")")[2].split()[0]
+            except (FileNotFoundError, ProcessLookupError):
+                status = "gone"
+            if status not in ("Z", "X", "gone"):
+                raise AssertionError(f"{me} came in while the living {inside} ({status}) was inside")
+        state[2] = me
+        if state[0] != state[1]:
+            if not repair:
+                raise AssertionError(f"inconsistent ({state[0]}, {state[1]}) without a word of warning")
+            state[1] = state[0]
+
+    def work() -> None:
+        nonlocal count
+        words[Journal.STARTED] = count + 1
+        state[0] += 1
+        for _ in range(choose.choice([0, 0, 10, 300])):
+            pass
+        if state[2] != me:
+            raise AssertionError(f"{state[2]} came in while {me} was inside")
+        state[1] += 1
+        if state[0] != state[1]:
+            raise AssertionError(f"somebody else was inside with {me}: ({state[0]}, {state[1]})")
+        count += 1
+        words[Journal.DONE] = count
+        state[2] = 0
+
+    while not words[Journal.STOP]:
+        try:
+            if not lock.acquire(timeout=choose.choice([None, 0.001, 0.5])):
+                continue
+        except isthmus.OwnerDied:
+            try:
+                with lock.recover(timeout=0.5) as death:
+                    alone(repair=death is not None)
+                    work()
+            except isthmus.Timeout:
+                pass
+            continue
+        alone(repair=on_owner_died == "recover")
+        work()
+        lock.release()
+    lock.close()
+
+
+def zygote() -> None:
+    """Forks a worker for each line of JSON on standard input, prints its process id.
+
+    It has imported isthmus but never used it: its children are as unrelated to each other as processes
+    that were started one by one, and start a hundred times faster. Children that died stay zombies until
+    the next line, so the others meet zombies too.
+    """
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+    for line in sys.stdin:
+        order = json.loads(line)
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+        if order == "reap":
+            continue
+        pid = os.fork()
+        if pid == 0:
+            prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: no worker outlives its test
+            if os.getppid() != parent:
+                os._exit(1)
+            name, arguments = order
+            status = 0
+            try:
+                globals()[name](**arguments)
+            except BaseException:
+                Path(arguments["journal"] + ".error").write_text(traceback.format_exc())
+                status = 1
+            os._exit(status)
+        print(pid, flush=True)
+
+
+if __name__ == "__main__":
+    zygote()
