@@ -62,7 +62,9 @@ def test(session: nox.Session) -> None:
 def rust(session: nox.Session) -> None:
     """The Rust tests; each in its own process where cargo-nextest is installed."""
     if shutil.which("cargo-nextest"):
-        session.run("cargo", "nextest", "run", "-p", "isthmus-core", "--cargo-profile", PROFILE, *session.posargs)
+        session.run(
+            "cargo", "nextest", "run", "-p", "isthmus-core", "--cargo-profile", PROFILE, *session.posargs
+        )  # fmt: skip
         session.run("cargo", "test", "-p", "isthmus-core", "--profile", PROFILE, "--doc")
     else:
         session.run("cargo", "test", "-p", "isthmus-core", "--profile", PROFILE, *session.posargs)
@@ -92,9 +94,9 @@ def loom(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """isthmus against its rivals on this machine; see docs/benchmarks.md. Arguments go to benches/compare."""
+    """Measures isthmus against its rivals; see docs/benchmarks.md. Arguments go to benches.compare."""
     session.install("--quiet", ".[bench]")
-    session.run("python", "benches/compare", *session.posargs)
+    session.run("python", "-m", "benches.compare", *session.posargs)
 
 
 @nox.session

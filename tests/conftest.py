@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from support import Peer, object_files, peers
 
 _numbers = itertools.count(1)

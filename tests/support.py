@@ -92,7 +92,8 @@ class Peer:
                 part = os.read(self.process.stdout.fileno(), 65536)
                 if not part:
                     self.process.wait(patience)
-                    raise AssertionError(f"peer ended ({self.process.returncode}) before a line: {self._errors()}")
+                    code = self.process.returncode
+                    raise AssertionError(f"peer ended ({code}) before a line: {self._errors()}")
                 self._buffer += part
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line.decode()

@@ -7,14 +7,14 @@ underscore are private, the native module `isthmus._core` included.
 import sys as _sys
 
 if _sys.platform != "linux":
-    raise ImportError(f"isthmus works on Linux only: it stands on futex, flock and /proc (this is {_sys.platform})")
+    raise ImportError(f"isthmus works on Linux only (futex, flock, /proc); this is {_sys.platform}")
 
 try:
     from ._core import __version__ as __version__
 except ImportError as error:
     raise ImportError(
-        f"the native module of isthmus does not load ({error}); install a wheel for this machine, or build it "
-        "with `pip install .` in a checkout (needs Rust)"
+        f"the native module of isthmus does not load ({error}); install a wheel for this machine, "
+        "or build it with `pip install .` in a checkout (needs Rust)"
     ) from error
 
 from ._errors import (

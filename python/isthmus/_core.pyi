@@ -1,4 +1,4 @@
-"""Stub of the native module. `mypy.stubtest` compares it with what was built (tests/surface/test_stubs.py)."""
+# What the native module offers; tests/surface/test_stubs.py compares it with what was built.
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager

@@ -67,7 +67,10 @@ class ClosedError(IsthmusError, ValueError):
 
 
 class ShutDown(IsthmusError, EOFError, _QueueShutDown):
-    """The other side finished: nothing more will come, or be taken. From Python 3.13 on also `queue.ShutDown`."""
+    """The other side finished: nothing more will come, or be taken.
+
+    From Python 3.13 on it is also `queue.ShutDown`.
+    """
 
 
 class PeerDied(IsthmusError, ConnectionResetError):
@@ -137,7 +140,7 @@ class Unsupported(IsthmusError, NotImplementedError):
 
 
 class IncompatibleError(IsthmusError, ValueError):
-    """The object exists with another attribute, layout version, kind or registry; the text names both sides."""
+    """The object has another attribute, layout version, kind or registry; the text names both sides."""
 
 
 class CorruptError(IsthmusError, ValueError):

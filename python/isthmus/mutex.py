@@ -5,6 +5,6 @@ from . import _core
 __all__ = ["Mutex"]
 
 
-class Mutex(_core.Mutex):
+class Mutex(_core.Mutex):  # noqa: D101 - the native class explains itself
     __doc__ = _core.Mutex.__doc__
     __slots__ = ()

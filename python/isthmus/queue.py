@@ -30,7 +30,7 @@ class QueueStats(NamedTuple):
     """Consumers asleep because it is empty (an estimate)."""
 
 
-class Queue(_core.Queue):
+class Queue(_core.Queue):  # noqa: D101 - the native class explains itself
     __doc__ = _core.Queue.__doc__
     __slots__ = ()
 

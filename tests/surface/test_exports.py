@@ -4,12 +4,14 @@ import pickle
 import sys
 from importlib import metadata, resources
 
-import isthmus
 import pytest
+
+import isthmus
 from support import run_python
 
-HEAVY = {"asyncio", "argparse", "dataclasses", "inspect", "json", "logging", "multiprocessing", "numpy", "rich"} | {
-    "pydoc", "socket", "subprocess", "tempfile", "typer", "unittest", "urllib",
+HEAVY = {
+    "argparse", "asyncio", "dataclasses", "inspect", "json", "logging", "multiprocessing", "numpy", "pydoc",
+    "rich", "socket", "subprocess", "tempfile", "typer", "unittest", "urllib",
 }  # fmt: skip
 
 

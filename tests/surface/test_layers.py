@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from layers import python_violations, rust_imports, rust_layers, rust_violations, strip_rust, tree
 
 ROOT = Path(__file__).parents[2]
@@ -97,8 +98,8 @@ def test_a_made_up_rust_violation_is_found(path: str, source: str) -> None:
     ("path", "source"),
     [
         ("queue/ring.rs", "use crate::{lock::Lock, queue::layout, error::Result};"),
-        ("lock.rs", "use crate::wait; // crate::queue is above\nconst T: &str = \"crate::queue\";"),
-        ("sys/mod.rs", "#[cfg(test)]\nmod tests {\n    use crate::queue;\n    fn f() {}\n}\nuse crate::error;"),
+        ("lock.rs", 'use crate::wait; // crate::queue is above\nconst T: &str = "crate::queue";'),
+        ("sys/mod.rs", "#[cfg(test)]\nmod tests {\n  use crate::queue;\n  fn f() {}\n}\nuse crate::error;"),
         ("lib.rs", "use crate::queue;"),
     ],
 )

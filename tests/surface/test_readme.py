@@ -4,13 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
+
 from support import run_python
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def examples() -> list[object]:
+def examples() -> list[ParameterSet]:
     """Every ```python block; those of one page that begin with "# continued" go on from the one before."""
     found = []
     for page in PAGES:
