@@ -1,0 +1,331 @@
+//! Creating, opening and closing: the protocol that makes names disappear with their last user.
+//!
+//! Every handle has an open file description of its own with a shared `flock`, taken before the file has a
+//! name (creator) or before it is trusted (opener). **A named object that is not persistent and whose file
+//! nobody locks is garbage**: whoever gets the exclusive lock on it removes the name. That is the closer, an
+//! opener that comes across it, or a sweep. A forked child shares the description: the lock stays until both
+//! have closed.
+//!
+//! ```text
+//! create: no name -> reserve -> lock shared -> body -> header -> linkat -> use
+//! open:   open -> [not persistent: exclusive lock? garbage: remove, start over]
+//!         -> lock shared (taken: somebody is removing it, wait and start over)
+//!         -> does the name still lead here? else start over -> validate -> map -> use
+//! close:  close own descriptor -> open the name anew -> same file? -> exclusive lock? -> still the same
+//!         file? -> remove the name -> close
+//! ```
+//! The closer asks on a new description because converting its own would succeed under a forked child that
+//! shares it. An exclusive lock is held for a few system calls; killed in between, the kernel drops it and
+//! the object is garbage as before. A process *stopped* exactly there holds up openers of this name, who give
+//! up after [`PATIENCE`] with an error that says so.
+//!
+//! Removing by name is safe: on this inode removers exclude each other, by the exclusive lock, or by a shared
+//! one plus byte lock 0 of the description (`Object::unlink`), and nobody else removes names. A file that does
+//! not carry our magic is never locked and never removed.
+
+use std::sync::Arc;
+
+use super::header::{ANONYMOUS, BODY, Expected, Header, PERSISTENT};
+use super::{Mode, Object, Spec};
+use crate::error::{Error, Result};
+use crate::namespace::{Namespace, check_name};
+use crate::registry::Registry;
+use crate::sys::file::{self, File};
+use crate::sys::lock::{Flock, flock, lock_byte_of_description};
+use crate::sys::map::Map;
+use crate::sys::{clock, limits, proc};
+
+/// How long an opener waits for a remover, ns. Removing takes microseconds.
+pub(super) const PATIENCE: u64 = 5_000_000_000;
+
+pub(super) type Init<'a> = &'a dyn Fn(&Map) -> Result<()>;
+pub(super) type Check<'a> = &'a dyn Fn(&[u64; 16]) -> Result<()>;
+
+/// Waiting for somebody who removes a name.
+struct Wait {
+    deadline: u64,
+    nap_us: u32,
+}
+
+impl Wait {
+    fn new() -> Wait {
+        Wait { deadline: clock::monotonic_ns() + PATIENCE, nap_us: 20 }
+    }
+
+    fn again(&mut self, namespace: &Namespace, name: &str) -> Result<()> {
+        if clock::monotonic_ns() > self.deadline {
+            return Err(Error::Timeout(format!(
+                "{} is being removed by a process that does not go on (stopped?)",
+                namespace.path_of(name).display()
+            )));
+        }
+        clock::nap_us(self.nap_us);
+        self.nap_us = (self.nap_us * 2).min(2000);
+        Ok(())
+    }
+}
+
+pub(super) fn open(
+    namespace: &Arc<Namespace>,
+    name: &str,
+    mode: Mode,
+    spec: &Spec,
+    init: Init<'_>,
+    check: Check<'_>,
+) -> Result<Object> {
+    check_name(name)?;
+    let registry = Registry::for_namespace(namespace)?;
+    let mut wait = Wait::new();
+    loop {
+        if let Some(found) = file::stat_at(namespace.directory(), name)? {
+            if !found.is_regular() {
+                return Err(foreign(namespace, name));
+            }
+            if matches!(mode, Mode::Create) {
+                if !remove_garbage(namespace, name, None)? {
+                    return Err(Error::Exists(namespace.path_of(name)));
+                }
+            } else if let Some(object) =
+                existing(namespace, &registry, name, (spec.kind, spec.version), check, &mut wait)?
+            {
+                return Ok(object);
+            }
+            continue;
+        }
+        if matches!(mode, Mode::Open) {
+            return Err(Error::NotFound(namespace.path_of(name)));
+        }
+        let object = build(namespace, &registry, Some(name), spec, init)?;
+        if file::publish(&object.file, namespace.directory(), name)? {
+            return Ok(object);
+        }
+        object.file.close(); // somebody was faster; ours has no name and vanishes
+    }
+}
+
+fn foreign(namespace: &Namespace, name: &str) -> Error {
+    Error::Incompatible(format!(
+        "{} is not an object of this version of Isthmus: a symlink, a directory, a foreign file, or another \
+         header layout",
+        namespace.path_of(name).display()
+    ))
+}
+
+/// Opens what the name leads to; `None` to start over.
+fn existing(
+    namespace: &Arc<Namespace>,
+    registry: &Arc<Registry>,
+    name: &str,
+    (kind, version): (u32, u32),
+    check: Check<'_>,
+    wait: &mut Wait,
+) -> Result<Option<Object>> {
+    let file = match file::open_at(namespace.directory(), name, true) {
+        Ok(Some(file)) => file,
+        Ok(None) => return Ok(None),
+        Err(Error::Os { errno: libc::ELOOP | libc::ENXIO | libc::EISDIR, .. }) => {
+            return Err(foreign(namespace, name));
+        }
+        Err(error) => return Err(error),
+    };
+    let Some(header) = read_regular(&file)? else { return Err(foreign(namespace, name)) };
+    if !header.persistent() && flock(&file, Flock::Exclusive)? {
+        // Nobody uses it, so by the rule it does not exist any more.
+        remove_if_same(namespace, name, &file)?;
+        return Ok(None);
+    }
+    if !flock(&file, Flock::Shared)? {
+        drop(file);
+        wait.again(namespace, name)?;
+        return Ok(None);
+    }
+    if !leads_to(namespace, name, &file)? {
+        return Ok(None);
+    }
+    let expected = Expected { kind, version, identity: registry.identity(), name };
+    let identity = file.identity();
+    let opened = accept(namespace, registry, Some(name), file, header, &expected, check);
+    if opened.is_err() {
+        // Our shared lock may have kept the last user from removing the name.
+        remove_garbage(namespace, name, Some(identity))?;
+    }
+    opened.map(Some)
+}
+
+/// Validates and maps a file that is locked (or anonymous).
+fn accept(
+    namespace: &Arc<Namespace>,
+    registry: &Arc<Registry>,
+    name: Option<&str>,
+    file: File,
+    header: Header,
+    expected: &Expected<'_>,
+    check: Check<'_>,
+) -> Result<Object> {
+    let found = file.stat()?;
+    header.validate(expected, found.size)?;
+    if found.reserved < found.size {
+        // Holes (somebody copied the file): reserve them now instead of a SIGBUS later.
+        limits::reserve(&file, found.size, Some((namespace.directory(), namespace.path())))?;
+    }
+    check(&header.attributes)?;
+    let map = Map::shared(&file, header.total as usize)?;
+    Ok(Object::new(namespace.clone(), registry.clone(), name, file, map, header, false))
+}
+
+/// Builds a complete object without a name.
+pub(super) fn build(
+    namespace: &Arc<Namespace>,
+    registry: &Arc<Registry>,
+    name: Option<&str>,
+    spec: &Spec,
+    init: Init<'_>,
+) -> Result<Object> {
+    if spec.size < BODY as u64 {
+        return Err(Error::Invalid(format!("an object has at least {BODY} bytes, not {}", spec.size)));
+    }
+    let attempt = || -> Result<File> {
+        if name.is_none() {
+            let file = file::memory(c"isthmus")?;
+            limits::reserve(&file, spec.size, None)?;
+            file::seal_length(&file)?;
+            return Ok(file);
+        }
+        let (directory, path) = (namespace.directory(), namespace.path());
+        limits::check(spec.size, Some((directory, path)))?;
+        let file = file::unnamed(directory, path, namespace.file_mode())?;
+        limits::reserve(&file, spec.size, Some((directory, path)))?;
+        Ok(file)
+    };
+    let file = match attempt() {
+        Err(Error::NoSpace(_)) if !namespace.sweep()?.is_empty() => attempt()?,
+        other => other?,
+    };
+    if !flock(&file, Flock::Shared)? {
+        return Err(Error::Corrupt("a file without a name is locked by somebody else".to_owned()));
+    }
+    let map = Map::shared(&file, spec.size as usize)?;
+    init(&map)?;
+    let persistent = if spec.persistent { PERSISTENT } else { 0 };
+    let header = Header {
+        version: spec.version,
+        kind: spec.kind,
+        identity: registry.identity(),
+        total: spec.size,
+        flags: if name.is_none() { ANONYMOUS } else { persistent },
+        nonce: proc::random_word(),
+        created_ns: clock::wall_ns(),
+        creator: u64::from(proc::id()),
+        attributes: spec.attributes,
+    };
+    header.write(&map);
+    Ok(Object::new(namespace.clone(), registry.clone(), name, file, map, header, true))
+}
+
+/// Opens an anonymous object that another process (or this one) has open.
+pub(super) fn of_process(
+    namespace: &Arc<Namespace>,
+    (pid, fd, nonce): (u32, i32, u64),
+    (kind, version): (u32, u32),
+    check: Check<'_>,
+) -> Result<Object> {
+    let registry = Registry::for_namespace(namespace)?;
+    let gone = || {
+        Error::NotFound(std::path::PathBuf::from(format!(
+            "the anonymous object {fd} of process {pid} (its sender must live until it is received)"
+        )))
+    };
+    let file = match file::open_of_process(pid, fd) {
+        Err(Error::NotFound(_) | Error::Os { errno: libc::ESRCH, .. }) => return Err(gone()),
+        Err(Error::Os { errno: libc::EACCES | libc::EPERM, .. }) => {
+            return Err(Error::Permission(format!(
+                "process {pid} does not let this one open its descriptors (another user, or not dumpable); use \
+                 a named object"
+            )));
+        }
+        other => other?,
+    };
+    match read_regular(&file)? {
+        Some(header) if header.nonce == nonce && header.flags & ANONYMOUS != 0 => {
+            let expected =
+                Expected { kind, version, identity: registry.identity(), name: "the anonymous object" };
+            accept(namespace, &registry, None, file, header, &expected, check)
+        }
+        _ => Err(gone()), // the sender closed it, and the number is used again
+    }
+}
+
+/// The header of a regular file of ours; `None` for anything else.
+pub(super) fn read_regular(file: &File) -> Result<Option<Header>> {
+    if file.stat()?.is_regular() { Header::read(file) } else { Ok(None) }
+}
+
+fn leads_to(namespace: &Namespace, name: &str, file: &File) -> Result<bool> {
+    let found = file::stat_at(namespace.directory(), name)?;
+    Ok(found.is_some_and(|found| (found.dev, found.ino) == file.identity()))
+}
+
+/// With a lock that excludes other removers of this file.
+fn remove_if_same(namespace: &Namespace, name: &str, file: &File) -> Result<bool> {
+    Ok(leads_to(namespace, name, file)? && file::remove(namespace.directory(), name)?)
+}
+
+/// Removes a name if the object behind it (and it is `identity`, if given) is garbage. Everything that is not
+/// certainly garbage stays, errors of other users' files included.
+pub(super) fn remove_garbage(
+    namespace: &Namespace,
+    name: &str,
+    identity: Option<(u64, u64)>,
+) -> Result<bool> {
+    let not_ours = |error: Error| match error {
+        Error::Os { errno: libc::EACCES | libc::EPERM | libc::ELOOP | libc::ENXIO | libc::EBUSY, .. } => {
+            Ok(false)
+        }
+        other => Err(other),
+    };
+    let attempt = || -> Result<bool> {
+        match file::stat_at(namespace.directory(), name)? {
+            Some(found) if found.is_regular() => {}
+            _ => return Ok(false),
+        }
+        let Some(file) = file::open_at(namespace.directory(), name, false)? else { return Ok(false) };
+        if identity.is_some_and(|identity| identity != file.identity()) {
+            return Ok(false);
+        }
+        match read_regular(&file)? {
+            Some(header) if !header.persistent() && flock(&file, Flock::Exclusive)? => {
+                remove_if_same(namespace, name, &file)
+            }
+            _ => Ok(false),
+        }
+    };
+    attempt().or_else(not_ours)
+}
+
+/// Removes a name whoever uses the object; only of `identity`, if given.
+pub(super) fn unlink(namespace: &Namespace, name: &str, identity: Option<(u64, u64)>) -> Result<()> {
+    let mut wait = Wait::new();
+    let gone = || Err(Error::NotFound(namespace.path_of(name)));
+    loop {
+        match file::stat_at(namespace.directory(), name)? {
+            None => return gone(),
+            Some(found) if !found.is_regular() => return Err(foreign(namespace, name)),
+            Some(_) => {}
+        }
+        let Some(file) = file::open_at(namespace.directory(), name, true)? else { return gone() };
+        if identity.is_some_and(|identity| identity != file.identity()) {
+            return gone();
+        }
+        if read_regular(&file)?.is_none() {
+            return Err(foreign(namespace, name));
+        }
+        if flock(&file, Flock::Shared)? && lock_byte_of_description(&file, 0)? {
+            if remove_if_same(namespace, name, &file)? {
+                return Ok(());
+            }
+            continue; // somebody else removed it, and the name may lead to another object now
+        }
+        drop(file);
+        wait.again(namespace, name)?;
+    }
+}
