@@ -12,7 +12,7 @@ import time
 import uuid
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import isthmus
 from isthmus.cli import _demo_messages as messages
@@ -33,8 +33,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; 0 only if both counts agree."""
     path, skip = _input(options.path)
     started = time.time_ns()
-    with view(sys.stderr) as show:
-        together = _count_together(path, skip, options, show)
+    with Signals() as signals, view(sys.stderr) as show:
+        together = _count_together(path, skip, options, show, signals)
         alone = _count_alone(path, skip, show, together.bytes)
     agree = together.same_as(alone)
     if options.json:
@@ -61,13 +61,14 @@ def _input(given: str | None) -> tuple[str, frozenset[str]]:
     return path, NOT_THE_LIBRARY if given is None else frozenset()
 
 
-def _count_together(path: str, skip: frozenset[str], options: argparse.Namespace, show: View) -> Outcome:
+def _count_together(
+    path: str, skip: frozenset[str], options: argparse.Namespace, show: View, signals: Signals
+) -> Outcome:
     capacity: int | None = options.capacity
     piece = min(PIECE, max(1024, capacity // 16)) if capacity else PIECE
     name = f"demo-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     ends = [f"{name}-tasks", f"{name}-results", options.namespace or "", str(os.getpid())]
     with ExitStack() as stack:
-        signals = Signals()
         stack.callback(signals.heed)
         tasks, results = (_queue(stack, end, options) for end in ends[:2])
         children = stack.enter_context(Children())
@@ -95,17 +96,26 @@ class Signals:
     def __init__(self) -> None:
         ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         # What was ignored when we began stays so: nohup and background jobs of a script rely on it.
-        self._ours = [number for number in ending if signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {
+            number: handler for number in ending if (handler := signal.getsignal(number)) != signal.SIG_IGN
+        }
+
+    def __enter__(self) -> Self:
         self.heed()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def heed(self) -> None:
         """Make SIGTERM and SIGHUP end the command as Ctrl+C does."""
-        for number in self._ours:
+        for number in self._before:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else self._end)
 
     def ignore(self) -> None:
         """Let nothing disturb the cleaning up, which is short."""
-        for number in self._ours:
+        for number in self._before:
             signal.signal(number, signal.SIG_IGN)
 
     @staticmethod

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _forget_output() -> None:
-    """Send what could not be written into nothing: the interpreter tries once more at its end, and complains."""
+    """Send what could not be written into nothing: the interpreter would try again and complain."""
     try:
         sys.stdout.flush()
     except OSError:

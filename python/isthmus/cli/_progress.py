@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class Rates:
     """Speeds over the last second or so."""
 
-    def __init__(self, window: float = 1.5) -> None:
+    def __init__(self, started: float = 0.0, window: float = 1.5) -> None:
         self._window = window
-        self._points: deque[tuple[float, int, int]] = deque()
+        self._points: deque[tuple[float, int, int]] = deque([(started, 0, 0)])
 
     def add(self, now: float, messages: int, count: int) -> tuple[float, float]:
         """Note how far things are; return messages and bytes a second."""
@@ -46,8 +46,8 @@ class View:
 
     def start(self, title: str) -> None:
         """Begin a part of the work."""
-        self._title, self._total, self._rates = title, None, Rates()
-        self._next = time.monotonic() + self.every
+        now = time.monotonic()
+        self._title, self._total, self._rates, self._next = title, None, Rates(now), now + self.every
         self._started()
 
     def total(self, count: int) -> None:

@@ -3,8 +3,8 @@ r"""What the demo computes: which files are text, where they may be cut, how the
 Nothing here knows about processes or queues, and the rules are few so that two ways of counting must agree:
 
 - A *word* is a run of letters, digits and underscores (``\w`` of Unicode), compared without regard to case.
-- A *text file* is a regular file without a NUL byte and with a place to cut about every `LONGEST_RUN` bytes at
-  least. Bytes that are not UTF-8 are tolerated; they separate words.
+- A *text file* is a regular file without a NUL byte, with one place to cut in about every `LONGEST_RUN`
+  bytes. Bytes that are not UTF-8 are tolerated; they separate words.
 - A file may be cut only behind an ASCII byte that is no part of a word. Such a byte never occurs inside a
   character of UTF-8 and always ends a word, so counting the pieces gives what counting the whole gives.
 """

@@ -1,0 +1,347 @@
+"""The demo: real processes count a small tree, agree with one process, and end cleanly whatever happens."""
+
+import ctypes
+import json
+import os
+import re
+import signal
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import COMMAND, assert_error, isthmus_command, on_terminal
+from isthmus.cli import _demo, main
+from isthmus.cli._demo_report import Outcome, differences
+from support import PATIENCE, object_files, process_state, wait_until
+
+TEXTS = {
+    "plain.txt": "the cat and the hat, the end\n",
+    "empty.txt": "",
+    "unicode.txt": "naïve Naïve “quoted” 日本語、日本語 Straße STRASSE don't\n" * 50,
+    "deep/er/big.txt": "words enough for many pieces and more naïve words\n" * 30_000,
+    "no_line_end": "last",
+    "latin1.txt": "",  # written below: bytes that are not UTF-8
+    "odd\nname.txt": "odd",
+}
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tree")
+    for name, text in TEXTS.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (root / "latin1.txt").write_bytes("café au lait\n".encode("latin-1") * 20)
+    (root / "binary.bin").write_bytes(bytes(range(256)) * 100)
+    (root / "late.bin").write_bytes(b"looks like text " * 10_000 + b"\0")
+    os.mkfifo(root / "pipe")
+    (root / "circle").symlink_to(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def large_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough to count that it takes seconds; one file with many names."""
+    root = tmp_path_factory.mktemp("large")
+    first = root / "0"
+    first.write_text("".join(f"word{n % 5000} and some more text\n" for n in range(100_000)))
+    for number in range(1, 24):
+        os.link(first, root / str(number))
+    return root
+
+
+def expected_words(root: Path) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for path in root.rglob("*"):
+        if path.is_symlink() or not path.is_file() or path.suffix == ".bin":
+            continue
+        text = path.read_bytes().decode("utf-8", "replace")
+        counts.update(word.casefold() for word in re.findall(r"\w+", text))
+    return counts
+
+
+def demo_json(*arguments: str) -> dict[str, Any]:
+    done = isthmus_command("demo", "--json", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def children_of(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def role_of(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    at = words.index(b"isthmus.cli._demo_worker") if b"isthmus.cli._demo_worker" in words else -2
+    return words[at + 1].decode() if at >= 0 else ""
+
+
+class Running:
+    """A demo at work: all of its processes are there and some pieces are counted."""
+
+    def __init__(self, namespace: Path, *arguments: str) -> None:
+        self.namespace = namespace
+        self.process = subprocess.Popen(
+            [*COMMAND, "demo", "--workers", "3", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until(lambda: len(self.pids("worker")) == 3 and self.pids("reader"), "the demo's processes")
+        self.all = children_of(self.process.pid)
+        # A reader that has used CPU time after its start is reading; workers then count.
+        wait_until(
+            lambda: all(self._has_objects_open(pid) for pid in self.all), "the demo to open its queues"
+        )
+
+    def pids(self, role: str) -> list[int]:
+        return [pid for pid in children_of(self.process.pid) if role_of(pid) == role]
+
+    def _has_objects_open(self, pid: int) -> bool:
+        try:
+            text = Path(f"/proc/{pid}/maps").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True  # ended already: the wait is over, and the test will say what it misses
+        return "-results" in text and "-tasks" in text
+
+    def end(self, code: int) -> tuple[str, str]:
+        out, errors = self.process.communicate(timeout=PATIENCE)
+        assert self.process.returncode == code, (out, errors)
+        assert "Traceback" not in errors
+        self.assert_nothing_left()
+        return out, errors
+
+    def assert_nothing_left(self) -> None:
+        wait_until(lambda: all(process_state(pid) in ("", "Z") for pid in self.all), "the processes to end")
+        wait_until(lambda: object_files(self.namespace) == [], f"names to go: {object_files(self.namespace)}")
+
+
+@pytest.fixture
+def running(large_tree: Path, namespace: Path) -> Iterator[Running]:
+    demo = Running(namespace, str(large_tree))
+    yield demo
+    for pid in demo.all:
+        if process_state(pid) not in ("", "Z"):
+            os.kill(pid, signal.SIGKILL)
+    demo.process.kill()
+    demo.process.communicate()
+
+
+def test_it_counts_every_text_file_and_agrees(tree: Path, namespace: Path) -> None:
+    result = demo_json(str(tree))
+    expected = expected_words(tree)
+    assert result["agree"] is True
+    assert result["files"] == len(TEXTS)
+    assert result["words"] == result["alone"]["words"] == expected.total()
+    assert result["different_words"] == len(expected)
+    assert dict(result["most_frequent"]).items() <= expected.items()
+    assert result["skipped"] == result["alone"]["skipped"] == {"binary": 2, "unbroken": 0, "unreadable": 0}
+    assert result["bytes"] == result["alone"]["bytes"]
+    assert result["messages"] >= 2 * (len(TEXTS) - 2)
+    assert result["workers"] >= 2
+    assert object_files(namespace) == []
+
+
+def test_plain_output_has_no_control_characters(tree: Path) -> None:
+    done = isthmus_command("demo", str(tree))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(c == "\n" or c.isprintable() for c in done.stdout)
+    assert re.search(r"^agree +yes", done.stdout, re.MULTILINE)
+    assert re.search(r"messages/s, [0-9.]+ [KMG]?i?B/s", done.stdout)
+    assert "skipped: 2 binary" in done.stdout
+
+
+def test_small_queues_and_many_workers_count_the_same(tree: Path) -> None:
+    result = demo_json("--capacity", "64K", "--workers", "7", str(tree))
+    assert result["words"] == expected_words(tree).total()
+    assert result["workers"] == 7
+
+
+def test_on_a_terminal_it_shows_a_bar_with_rates_and_depth(large_tree: Path) -> None:
+    code, shown = on_terminal("demo", str(large_tree), columns=140)
+    assert code == 0
+    assert "counting with queues" in shown
+    assert "messages/s" in shown
+    assert "depth" in shown
+    assert "100%" in shown
+    assert re.search(r"agree +yes", shown)
+
+
+def test_a_single_file_is_enough(tree: Path) -> None:
+    assert demo_json(str(tree / "plain.txt"))["words"] == 7
+
+
+def test_a_folder_without_text_says_so(tmp_path: Path) -> None:
+    (tmp_path / "only.bin").write_bytes(b"\0")
+    done = isthmus_command("demo", str(tmp_path))
+    assert done.returncode == 0
+    assert "no text file" in done.stderr
+
+
+def test_what_cannot_be_read_is_skipped_and_named(tmp_path: Path) -> None:
+    (tmp_path / "fine").write_text("three words here")
+    (tmp_path / "closed").write_text("secret")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "closed").chmod(0)
+    (tmp_path / "folder").chmod(0)
+
+    def without_roots_rights() -> None:
+        # Root reads what it likes; a root without these capabilities does not.
+        libc = ctypes.CDLL(None, use_errno=True)
+        for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+            assert libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0 or os.geteuid() != 0
+
+    done = subprocess.run(
+        [*COMMAND, "demo", str(tmp_path)],
+        preexec_fn=without_roots_rights,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    (tmp_path / "folder").chmod(0o700)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 text file, 16 B; skipped: 2 unreadable" in done.stdout
+    assert f"{tmp_path}/closed: Permission denied" in done.stdout
+    assert f"{tmp_path}/folder: Permission denied" in done.stdout
+
+
+def test_a_word_too_large_for_the_queue_names_the_option(tmp_path: Path, namespace: Path) -> None:
+    (tmp_path / "long").write_text("x" * 200_000)
+    done = isthmus_command("demo", "--capacity", "64K", str(tmp_path))
+    assert_error(done, 1, "--capacity")
+    assert object_files(namespace) == []
+    assert demo_json(str(tmp_path))["words"] == 1
+
+
+def test_a_worker_killed_is_reported_and_nothing_hangs(running: Running) -> None:
+    victim = running.pids("worker")[1]
+    os.kill(victim, signal.SIGKILL)
+    out, errors = running.end(1)
+    assert out == ""
+    assert f"worker 2 (pid {victim}) was killed by SIGKILL" in errors
+
+
+def test_the_reader_killed_is_reported_too(running: Running) -> None:
+    (victim,) = running.pids("reader")
+    os.kill(victim, signal.SIGKILL)
+    _, errors = running.end(1)
+    assert f"the reader (pid {victim}) was killed by SIGKILL" in errors
+
+
+def test_all_workers_killed_at_once(running: Running) -> None:
+    for victim in running.pids("worker"):
+        os.kill(victim, signal.SIGKILL)
+    _, errors = running.end(1)
+    assert "was killed by SIGKILL" in errors
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "text"),
+    [
+        (signal.SIGINT, 130, "isthmus: interrupted\n"),
+        (signal.SIGTERM, 143, "isthmus: error: ended by SIGTERM\n"),
+        (signal.SIGHUP, 129, "isthmus: error: ended by SIGHUP\n"),
+    ],
+)
+def test_interrupted_it_ends_all_its_processes(
+    running: Running, number: signal.Signals, code: int, text: str
+) -> None:
+    running.process.send_signal(number)
+    out, errors = running.end(code)
+    assert (out, errors) == ("", text)
+
+
+def test_an_impatient_user_presses_ctrl_c_again_and_again(running: Running) -> None:
+    for _ in range(20):
+        running.process.send_signal(signal.SIGINT)
+        try:
+            running.process.wait(0.02)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    _, errors = running.end(130)
+    assert errors == "isthmus: interrupted\n"
+
+
+def test_ctrl_c_on_a_terminal_reaches_only_the_collector(running: Running) -> None:
+    groups = {os.getpgid(pid) for pid in running.all}
+    assert os.getpgid(running.process.pid) not in groups
+    running.process.send_signal(signal.SIGINT)
+    running.end(130)
+
+
+def test_the_collector_killed_its_processes_end_by_themselves(running: Running) -> None:
+    running.process.kill()
+    running.end(-signal.SIGKILL)
+
+
+def test_a_stopped_worker_is_not_dead(running: Running) -> None:
+    victim = running.pids("worker")[0]
+    os.kill(victim, signal.SIGSTOP)
+    wait_until(lambda: process_state(victim) == "T", "the worker to stop")
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.process.wait(1.0)
+    os.kill(victim, signal.SIGCONT)
+    out, errors = running.end(0)
+    assert errors == ""
+    assert re.search(r"^agree +yes", out, re.MULTILINE)
+
+
+def test_modules_of_the_current_folder_do_no_harm(tree: Path, tmp_path: Path) -> None:
+    for name in ("json.py", "re.py", "isthmus.py", "signal.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong module')\n")
+    done = subprocess.run(
+        [COMMAND[0], "-P", *COMMAND[1:], "demo", str(tree / "plain.txt")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_input_that_changes_meanwhile_is_no_agreement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "growing"
+    path.write_text("one two")
+    alone: Callable[..., Outcome] = _demo._count_alone
+
+    def after_a_change(*arguments: Any) -> Outcome:
+        path.write_text("one two three")
+        return alone(*arguments)
+
+    monkeypatch.setattr(_demo, "_count_alone", after_a_change)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["demo", str(tmp_path)]) == 1
+    assert signal.getsignal(signal.SIGTERM) == before
+    out, errors = capsys.readouterr()
+    assert re.search(r"^agree +NO$", out, re.MULTILINE)
+    assert "words: 2 with queues, 3 alone" in errors
+    assert "word 'three': 0 with queues, 1 alone" in errors
+    assert f"1 file changed meanwhile, the first is {path}" in errors
+
+
+def test_differences_are_named_but_not_all() -> None:
+    one = Outcome(Counter({f"w{n}": n for n in range(20)}), files=2, bytes=10)
+    other = Outcome(Counter({f"w{n}": n + 1 for n in range(20)}), files=2, bytes=10)
+    assert one.same_as(one)
+    assert not one.same_as(other)
+    assert not one.same_as(Outcome(one.counts, files=3, bytes=10))
+    assert len(differences(one, other, [])) == 6
