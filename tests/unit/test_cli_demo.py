@@ -172,9 +172,9 @@ def test_small_queues_and_many_workers_count_the_same(tree: Path) -> None:
 
 
 def test_on_a_terminal_it_shows_a_bar_with_rates_and_depth(large_tree: Path) -> None:
-    code, shown = on_terminal("demo", str(large_tree), columns=140)
+    code, shown = on_terminal("demo", str(large_tree), columns=80)
     assert code == 0
-    assert "counting with queues" in shown
+    assert "queues" in shown
     assert "messages/s" in shown
     assert "depth" in shown
     assert "100%" in shown

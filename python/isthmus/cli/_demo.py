@@ -148,7 +148,7 @@ def _collect(tasks: isthmus.Queue, results: isthmus.Queue, children: Children, s
     seen: set[int] = set()
     pieces: int | None = None
     began = time.perf_counter()
-    show.start("counting with queues")
+    show.start("queues")
     while pieces is None or len(seen) < pieces:
         failure = children.failure()
         ended = not children.running()  # asked before taking: what they sent is in the queue by now
@@ -192,7 +192,7 @@ def _collect(tasks: isthmus.Queue, results: isthmus.Queue, children: Children, s
 def _count_alone(path: str, skip: frozenset[str], show: View, expected: int) -> Outcome:
     """Count the same files once more in this process, without queues."""
     outcome = Outcome()
-    show.start("counting alone")
+    show.start("alone")
     show.total(expected)
 
     def unreadable(_: OSError) -> None:

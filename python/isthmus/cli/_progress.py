@@ -117,10 +117,10 @@ def view(stream: TextIO) -> Iterator[View]:
 
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=None),
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[rates]}"),
     )
-    with Progress(*columns, console=Console(file=stream)) as progress:
+    with Progress(*columns, console=Console(file=stream), expand=True) as progress:
         yield BarView(stream, progress)
