@@ -43,3 +43,7 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_ci_runs_the_readmes_test_command_word_for_word() -> None:
+    assert "    pip install '.[test]' && pytest\n" in (ROOT / ".ci" / "run").read_text()
