@@ -1,0 +1,1 @@
+"""Isthmus beside its peers, measured in interleaved pairs. See benches/README.md."""

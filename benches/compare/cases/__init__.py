@@ -1,0 +1,37 @@
+"""Every case, in the order of the tables."""
+
+from __future__ import annotations
+
+from . import imports, mutex, round_trip, scaling, stream
+from .base import BEST, Case, Choice, Target
+from .base import BUILDERS as REGISTERED
+
+ORDER = (
+    "round-trip",
+    "round-trip-paused",
+    "stream-64",
+    "stream-1k",
+    "stream-64k",
+    "stream-1m",
+    "stream-6m",
+    "mutex",
+    "mutex-contended",
+    "crowd",
+    "attached",
+    "depth",
+    "import",
+)
+BUILDERS = {key: REGISTERED[key] for key in ORDER}
+
+__all__ = [
+    "BEST",
+    "BUILDERS",
+    "Case",
+    "Choice",
+    "Target",
+    "imports",
+    "mutex",
+    "round_trip",
+    "scaling",
+    "stream",
+]

@@ -1,0 +1,53 @@
+"""Isthmus at its defaults: blocking calls; the capacity is the default unless a message needs more."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from .base import Channel, LockPeer, Opened, Peer, Place, Receiver, Sender
+
+DEFAULT_CAPACITY = 8 << 20
+IN_FLIGHT = 4  # messages a queue should be able to hold
+
+
+class QueueChannel(Channel):
+    def __init__(self, place: Place, size: int, capacity: int | None = None) -> None:
+        self.place = place
+        self.options: dict[str, Any] = {"namespace": str(place.directory)}
+        wanted = capacity or IN_FLIGHT * (size + 4096)
+        if wanted > DEFAULT_CAPACITY:
+            self.options["capacity"] = wanted
+
+    def open(self) -> Any:
+        return importlib.import_module("isthmus").Queue(self.place.name, **self.options)
+
+    def sender(self) -> Sender:
+        queue = self.open()
+        return Sender(queue.put, queue.put_many, keep=queue)
+
+    def receiver(self) -> Receiver:
+        queue = self.open()
+        return Receiver(queue.get, queue.get_many, keep=queue)
+
+
+def prepare_mutex(place: Place) -> Opened:
+    def open_mutex() -> tuple[Callable[[], Any], Callable[[], Any]]:
+        mutex = importlib.import_module("isthmus").Mutex(place.name, namespace=str(place.directory))
+        return mutex.acquire, mutex.release
+
+    return open_mutex
+
+
+QUEUE = Peer(
+    "isthmus",
+    "Isthmus",
+    QueueChannel,
+    module="isthmus",
+    distribution="isthmus",
+    batches=True,
+    note="`Queue.put` and `Queue.get`, blocking, default capacity (8 MiB; four messages where that is more)",
+)
+
+MUTEX = LockPeer("isthmus", "Isthmus Mutex", prepare_mutex, module="isthmus", distribution="isthmus")

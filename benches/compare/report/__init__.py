@@ -1,0 +1,1 @@
+"""What is made of the figures: JSON, tables, a plot."""
