@@ -4,7 +4,8 @@
 //! created with mode 0700 if it does not exist. It is refused if it is a symlink, belongs to somebody else,
 //! or is open to others. `$ISTHMUS_NAMESPACE_MODE` (octal, such as 770) asks for more: it is the mode of a
 //! directory created and the widest accepted; where it admits others, the directory may also belong to
-//! another user. Files get the directory's mode without the execute bits.
+//! another user. Files get the directory's mode without the execute bits; for a group, give the directory
+//! the set-group-id bit (2770), so that files belong to its group.
 //!
 //! Names that begin with a dot belong to Isthmus itself (`.registry`). All other names are objects, or files
 //! that somebody put there, which are left alone.

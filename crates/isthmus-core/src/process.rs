@@ -56,7 +56,7 @@ fn fresh_context(now: u64) -> u32 {
 fn first_use() -> u64 {
     let mut page = PAGE.load(Ordering::Acquire);
     if std::ptr::eq(page, &raw const NOT_YET) {
-        let fresh = sys::map::wiped_on_fork().cast::<AtomicU64>();
+        let fresh = sys::map::wiped_on_fork();
         // SYNC(page): pairs with the load in `epoch`.
         page = match PAGE.compare_exchange(page, fresh, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => fresh,
@@ -74,6 +74,7 @@ fn first_use() -> u64 {
 /// A lock that a forked child never finds taken: the word holds the epoch of the holder's process, and an
 /// epoch of another process means "free". What it protects must be consistent at every instruction, because
 /// a child may take over in the middle. For rare, short sections only: waiters yield.
+#[derive(Debug)]
 pub(crate) struct ForkLock(AtomicU64);
 
 /// Held [`ForkLock`]; released on drop.

@@ -134,12 +134,9 @@ fn existing(
         remove_if_same(namespace, name, &file)?;
         return Ok(None);
     }
-    if !flock(&file, Flock::Shared)? {
+    if !flock(&file, Flock::Shared)? || !leads_to(namespace, name, &file)? {
         drop(file);
         wait.again(namespace, name)?;
-        return Ok(None);
-    }
-    if !leads_to(namespace, name, &file)? {
         return Ok(None);
     }
     let expected = Expected { kind, version, identity: registry.identity(), name };

@@ -69,12 +69,9 @@ impl Registry {
     pub fn for_namespace(namespace: &Namespace) -> Result<Arc<Registry>> {
         let mut open = OPEN.lock();
         for _ in 0..1000 {
-            let found = match file::stat_at(namespace.directory(), NAME)? {
-                Some(found) => found,
-                None => {
-                    Registry::create(namespace)?;
-                    continue;
-                }
+            let Some(found) = file::stat_at(namespace.directory(), NAME)? else {
+                Registry::create(namespace)?;
+                continue;
             };
             let path = namespace.path_of(NAME);
             if !found.is_regular() || found.size != FILE_SIZE {
@@ -177,8 +174,12 @@ impl Registry {
         let holder = self.descriptor().map(|file| lock::holder_of_byte(file, u64::from(slot)));
         let dead = match holder {
             Some(Ok(Some(pid))) if u64::from(pid) == self.field(slot, layout::PID) => false,
-            // Held by a claimer that is looking at it, or by its owner seen from another namespace.
-            Some(Ok(Some(_))) => evidence::is_dead(&self.identity_in(slot), false),
+            // Held by its owner in another PID namespace, or by a claimer that is looking at the slot (and
+            // may have been stopped doing so: death must be seen all the same).
+            Some(Ok(Some(_))) => {
+                let who = self.identity_in(slot);
+                who.pid_ns == proc::namespace_of("self", "pid") && evidence::is_dead(&who, false)
+            }
             Some(Ok(None)) => evidence::is_dead(&self.identity_in(slot), true),
             // The descriptor was taken from us: only /proc is left.
             Some(Err(_)) | None => evidence::is_dead(&self.identity_in(slot), false),

@@ -48,7 +48,7 @@ impl Map {
 
     /// First byte.
     #[inline]
-    pub fn as_ptr(&self) -> *mut u8 {
+    pub fn ptr(&self) -> *mut u8 {
         self.start.as_ptr()
     }
 
@@ -64,7 +64,10 @@ impl Map {
         self.len == 0
     }
 
-    /// The 64-bit word at `offset`, for offsets fixed by a layout. Panics outside the mapping.
+    /// The 64-bit word at `offset`, for offsets fixed by a layout.
+    ///
+    /// # Panics
+    /// Outside the mapping, or if not aligned: a mistake of the caller, never of a file.
     #[inline]
     pub fn word(&self, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8) && offset + 8 <= self.len, "word outside the mapping");
@@ -81,7 +84,7 @@ impl Drop for Map {
 }
 
 /// A private zeroed page that the kernel zeroes again in every forked child. Never unmapped.
-pub(crate) fn wiped_on_fork() -> *mut u8 {
+pub(crate) fn wiped_on_fork() -> *mut AtomicU64 {
     // SAFETY: a fresh private mapping; the pointer is checked before use.
     let page = unsafe {
         libc::mmap(
