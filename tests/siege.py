@@ -108,17 +108,21 @@ class Siege:
             # Mostly while they work, now and then while they attach or before they have come that far.
             self.wait(dog, self.random.choice([0.0, 0.002, self.random.uniform(0, pause), pause]))
             victims = self.random.sample(self.workers, self.random.choice([1, 1, 1, 2]))
-            for victim in victims:
-                os.kill(victim.pid, signal.SIGKILL)
-            for victim in victims:
-                wait_until(victim.gone, f"{victim.pid} to die")
-                victim.killed = True
-                self.kills += 1
-                self.killed_attaching += not victim.attached
-                self.workers.remove(victim)
-                self.dead.append(victim)
+            self.kill(*victims)
             for victim in victims:
                 replace(victim)
+
+    def kill(self, *victims: Worker) -> None:
+        """Kills these at once, and waits until they are dead (they stay zombies for a while)."""
+        for victim in victims:
+            os.kill(victim.pid, signal.SIGKILL)
+        for victim in victims:
+            wait_until(victim.gone, f"{victim.pid} to die")
+            victim.killed = True
+            self.kills += 1
+            self.killed_attaching += not victim.attached
+            self.workers.remove(victim)
+            self.dead.append(victim)
 
     def wait(self, dog: Watchdog, seconds: float) -> None:
         """Lets them work, under the watchdog."""

@@ -6,6 +6,7 @@ store, made before and after the call it is about, so a kill at any instruction 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import mmap
@@ -13,7 +14,9 @@ import os
 import random
 import signal
 import sys
+import time
 import traceback
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -195,6 +198,35 @@ def take_turns(journal: str, mutex: str, shared: str, on_owner_died: Any, number
         work()
         lock.release()
     lock.close()
+
+
+def come_and_go(journal: str, queue: str, capacity: int, number: int) -> None:
+    """Opens or creates a queue, uses it, closes it, again and again; nobody else keeps it alive."""
+    words = Journal(journal).words
+    choose = random.Random(number)
+    warnings.simplefilter("ignore", ResourceWarning)
+    count = 0
+    while not words[Journal.STOP]:
+        handle = isthmus.Queue(queue, capacity=capacity)
+        words[Journal.ATTACHED] = 1
+        handle.put(message(number, count, choose.choice([64, 5000])), timeout=10)
+        with contextlib.suppress(isthmus.Empty):
+            for got in handle.get_many(2, timeout=0):
+                identify(got)
+        handle.close()
+        count += 1
+        words[Journal.DONE] = count
+
+
+def visit(journal: str, queue: str) -> None:
+    """Attaches, puts one message, and stays until it is killed."""
+    words = Journal(journal).words
+    handle = isthmus.Queue.open(queue)
+    handle.put(b"visited", timeout=10)
+    words[Journal.DONE] = 1
+    while not words[Journal.STOP]:
+        time.sleep(0.05)
+    handle.close()
 
 
 def zygote() -> None:

@@ -1,0 +1,196 @@
+"""Ctrl+C in every wait: KeyboardInterrupt at once, and the object is as it was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+import isthmus
+from support import Peer, process_state, wait_until
+
+Start = Callable[..., Peer]
+
+WAITS = {
+    "get": "empty.get()",
+    "get with a timeout": "empty.get(timeout=100)",
+    "get_many": "empty.get_many(10)",
+    "iteration": "next(iter(empty))",
+    "a for loop": "exec('for _ in empty: pass')",
+    "put": "full.put(bytes(1000))",
+    "put with a timeout": "full.put(bytes(1000), timeout=100)",
+    "put of a large message": "full.put(bytes(60_000))",
+    "put_many": "full.put_many([bytes(1000)] * 5)",
+    "acquire": "lock.acquire()",
+    "acquire with a timeout": "lock.acquire(timeout=100)",
+    "with": "lock.__enter__()",
+    "recover": "lock.recover().__enter__()",
+    "get of a stream": "stream.get()",
+}
+
+PRELUDE = """
+import os, signal, sys, threading, time, isthmus
+def say(text): print(text, flush=True)
+empty = isthmus.Queue.open("empty")
+full = isthmus.Queue.open("full")
+stream = isthmus.Queue.open("stream")
+lock = isthmus.Mutex.open("lock")
+"""
+
+
+@pytest.fixture
+def objects() -> object:
+    """An empty queue, a full one, one that ends with its producers, and a mutex held by this process."""
+    empty, full = isthmus.Queue("empty", capacity=1 << 20), isthmus.Queue("full", capacity=64 << 10)
+    stream = isthmus.Queue("stream", capacity=1 << 20, ends_with_producers=True)
+    stream.put(b"x")
+    stream.get()
+    lock = isthmus.Mutex("lock")
+    fill(full)
+    with lock:
+        yield empty, full, lock
+    while not full.empty():
+        full.get(timeout=0)
+    for handle in (empty, full, stream, lock):
+        handle.close()
+
+
+def fill(handle: isthmus.Queue) -> None:
+    """Fills it up with small messages."""
+    while True:
+        try:
+            handle.put(bytes(1000), timeout=0)
+        except isthmus.Full:
+            return
+
+
+def asleep(peer: Peer) -> bool:
+    return process_state(peer.pid) == "S"
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.3], ids=["as-it-begins", "asleep"])
+@pytest.mark.parametrize("wait", WAITS)
+def test_every_wait_is_interrupted(spawn: Start, objects: object, wait: str, pause: float) -> None:
+    peer = spawn(f"""{PRELUDE}
+before = full.qsize(), empty.qsize()
+say("waiting")
+try:
+    {WAITS[wait]}
+    say("no wait at all")
+except KeyboardInterrupt:
+    say("KeyboardInterrupt")
+assert (full.qsize(), empty.qsize()) == before
+empty.put(b"works"); assert empty.get(timeout=20) == b"works"
+for handle in (empty, full, stream, lock): handle.close()
+say("ended")
+""")
+    peer.expect("waiting")
+    time.sleep(pause)
+    peer.interrupt()
+    peer.expect("KeyboardInterrupt", patience=10)
+    peer.expect("ended")
+    peer.finish()
+
+
+def test_another_signal_is_handled_during_the_wait_which_goes_on(spawn: Start, objects: object) -> None:
+    """As PEP 475 has it: a handler that returns does not end the wait, and does not lengthen it."""
+    peer = spawn(f"""{PRELUDE}
+count = 0
+def handler(*_):
+    global count
+    count += 1
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+start = time.monotonic()
+try:
+    empty.get(timeout=1.0)
+except isthmus.Empty:
+    took = time.monotonic() - start
+assert took >= 1.0, took
+assert count >= 5, count
+say(f"handled")
+signal.setitimer(signal.ITIMER_REAL, 0)
+for handle in (empty, full, stream, lock): handle.close()
+""")
+    peer.expect("handled")
+    peer.finish()
+
+
+def test_a_handler_that_raises_ends_the_wait_with_its_error(spawn: Start, objects: object) -> None:
+    peer = spawn(f"""{PRELUDE}
+class Alarm(Exception): pass
+def handler(*_): raise Alarm
+signal.signal(signal.SIGALRM, handler)
+for wait in {list(WAITS.values())!r}:
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        eval(wait)
+    except Alarm:
+        say("Alarm")
+for handle in (empty, full, stream, lock): handle.close()
+""")
+    for _ in WAITS:
+        peer.expect("Alarm")
+    peer.finish()
+
+
+def test_the_main_thread_is_interrupted_while_others_wait_too(spawn: Start, objects: object) -> None:
+    peer = spawn(f"""{PRELUDE}
+got = []
+threads = [threading.Thread(target=lambda: got.append(empty.get())) for _ in range(3)]
+for thread in threads: thread.start()
+say("waiting")
+try:
+    empty.get()
+except KeyboardInterrupt:
+    say("KeyboardInterrupt")
+empty.put_many([b"1", b"2", b"3"])
+for thread in threads: thread.join()
+assert sorted(got) == [b"1", b"2", b"3"]
+for handle in (empty, full, stream, lock): handle.close()
+""")
+    peer.expect("waiting")
+    wait_until(lambda: asleep(peer), "all of them to sleep")
+    time.sleep(0.2)
+    peer.interrupt()
+    peer.expect("KeyboardInterrupt", patience=10)
+    peer.finish()
+
+
+def test_interrupted_again_and_again_nothing_is_lost_or_doubled(spawn: Start, namespace: object) -> None:
+    """Signals at random moments of put and get: each either happened or did not, and the count says which."""
+    with isthmus.Queue("busy", capacity=64 << 10) as handle:
+        peer = spawn("""
+            import signal, isthmus
+            class Alarm(Exception): pass
+            def handler(*_): raise Alarm
+            signal.signal(signal.SIGALRM, handler)
+            q = isthmus.Queue.open("busy")
+            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0007)
+            alarms = 0
+            for i in range(4000):
+                while True:
+                    before = q.stats().put if False else None
+                    try:
+                        q.put(i.to_bytes(4, "little") + bytes(i % 7000), timeout=20)
+                        break
+                    except Alarm:
+                        alarms += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            print(alarms, flush=True)
+            q.close()
+        """)
+        got: list[int] = []
+        while not got or got[-1] != 3999:
+            message = handle.get(timeout=30)
+            number = int.from_bytes(message[:4], "little")
+            assert len(message) == 4 + number % 7000
+            got.append(number)
+        # An alarm between the commit and the return makes the sender put again: doubles are its own.
+        assert sorted(set(got)) == list(range(4000))
+        assert got == sorted(got)
+        assert int(peer.line()) > 0
+        peer.finish()
+        while not handle.empty():
+            handle.get()
