@@ -48,7 +48,7 @@ impl Registry {
     }
 
     /// With the slot's byte locked: `None` if it belongs to a living process (which lost its lock).
-    fn claim_locked(&self, slot: u32, own: &Identity) -> Option<Owner> {
+    pub(super) fn claim_locked(&self, slot: u32, own: &Identity) -> Option<Owner> {
         let place = self.map.word(at(slot, layout::WORD));
         let mut seen = place.load(Ordering::Acquire);
         if state(seen) == LIVE {

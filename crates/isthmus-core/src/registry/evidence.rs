@@ -148,6 +148,21 @@ mod tests {
     }
 
     #[test]
+    fn with_the_stack_at_the_same_place_the_missing_mapping_shows_exec() {
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = other.id();
+        while proc::maps_file(pid, "sleep").is_none_or(|mapped| !mapped) {
+            std::thread::yield_now(); // its exec is still under way
+        }
+        let stat = proc::stat(pid).unwrap();
+        let who = Identity { pid: u64::from(pid), start: stat.start, stack: stat.stack, ..me() };
+        assert!(refuted(&who, pid, &stat));
+        assert!(is_dead(&who, true));
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
     fn a_pid_that_is_gone_is_dead_whatever_the_lock_says() {
         let gone = Identity { pid: i32::MAX as u64, ..me() };
         assert!(is_dead(&gone, false));

@@ -117,6 +117,9 @@ pub fn user() -> u32 {
 }
 
 /// Fills `buffer` with random bytes.
+///
+/// # Panics
+/// On kernels older than 3.17, which have no `getrandom`.
 pub fn random(buffer: &mut [u8]) {
     let mut done = 0;
     while done < buffer.len() {
@@ -126,7 +129,7 @@ pub fn random(buffer: &mut [u8]) {
         match got {
             1.. => done += got as usize,
             _ if std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR) => {}
-            _ => panic!("getrandom failed"), // Linux 3.17 and later always has it
+            _ => panic!("getrandom failed"),
         }
     }
 }
