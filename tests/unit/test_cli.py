@@ -60,6 +60,8 @@ def test_help_has_examples(arguments: list[str]) -> None:
         (["demo", "--capacity", "8X"], "'8X' is not a size"),
         (["demo", "/nonexistent/folder"], "cannot read '/nonexistent/folder': No such file"),
         (["demo", ""], "cannot read '': No such file"),
+        (["ls", "--namespace", "/nonexistent/folder"], "there is no namespace '/nonexistent/folder'"),
+        (["clean", "--namespace", "/nonexistent/folder"], "there is no namespace"),
         (["demo", "/dev/null"], "neither a file nor a folder"),
     ],
 )

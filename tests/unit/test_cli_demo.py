@@ -1,6 +1,7 @@
 """The demo: real processes count a small tree, agree with one process, and end cleanly whatever happens."""
 
 import ctypes
+import io
 import json
 import os
 import re
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 
 from commands import COMMAND, assert_error, isthmus_command, on_terminal
-from isthmus.cli import _demo, main
+from isthmus.cli import _demo, _processes, main
+from isthmus.cli import _demo_messages as messages
 from isthmus.cli._demo_report import Outcome, differences
+from isthmus.cli._progress import Rates, View
 from support import PATIENCE, object_files, process_state, wait_until
 
 TEXTS = {
@@ -336,6 +339,57 @@ def test_input_that_changes_meanwhile_is_no_agreement(
     assert "words: 2 with queues, 3 alone" in errors
     assert "word 'three': 0 with queues, 1 alone" in errors
     assert f"1 file changed meanwhile, the first is {path}" in errors
+
+
+def run_with_workers_of(module: str, tree: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(_processes, "MODULE", module)
+    return main(["demo", str(tree)])
+
+
+def test_processes_that_do_nothing_are_no_success(
+    tree: Path, namespace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_with_workers_of("this", tree, monkeypatch) == 1
+    assert "every process has ended, but the reader's report never came" in capsys.readouterr().err
+    assert object_files(namespace) == []
+
+
+def test_processes_that_do_not_start_say_why(
+    tree: Path, namespace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_with_workers_of("isthmus.cli.nowhere", tree, monkeypatch) == 1
+    errors = capsys.readouterr().err
+    assert "ended with exit code 1" in errors
+    assert "No module named isthmus.cli.nowhere" in errors
+    assert object_files(namespace) == []
+
+
+def test_messages_come_apart_as_they_were_built() -> None:
+    assert messages.read_task(messages.task(7, b"text")) == (7, b"text")
+    assert messages.read(messages.result(2**40, 5, {"naïve": 3, '"': 1})) == (2**40, 5, {"naïve": 3, '"': 1})
+    assert messages.read(messages.note("X", {"text": "why"})) == messages.Note("X", {"text": "why"})
+
+
+def test_a_long_run_off_a_terminal_says_how_far_it_is() -> None:
+    stream = io.StringIO()
+    show = View(stream)
+    show.every = 0.0
+    show.start("queues")
+    show.update(500)
+    show.total(4000)
+    show.update(1000, 12, 1234)
+    first, second = stream.getvalue().splitlines()
+    assert re.fullmatch(r"queues:  500 B  .*B/s", first)
+    assert re.fullmatch(r"queues: 25 %  1000 B  [0-9,]+ messages/s  .*B/s  depth 1,234", second)
+
+
+def test_rates_are_those_of_the_last_moments() -> None:
+    rates = Rates(100.0)
+    assert rates.add(101.0, 10, 1000) == (10.0, 1000.0)
+    for second in range(2, 10):
+        rates.add(100.0 + second, 10, 1000)
+    assert rates.add(110.0, 30, 1000) == (20.0, 0.0)
+    assert Rates(5.0).add(5.0, 1, 1) == (0.0, 0.0)
 
 
 def test_differences_are_named_but_not_all() -> None:

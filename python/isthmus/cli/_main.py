@@ -9,6 +9,7 @@ import argparse
 import os
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import isthmus
@@ -91,6 +92,9 @@ def _forget_output() -> None:
 
 def _run(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
+    if options.command != "demo" and options.namespace is not None and not Path(options.namespace).exists():
+        # Opening it would make it, and hide a typing error behind an empty table.
+        raise CommandError(f"there is no namespace {options.namespace!r}", USAGE)
     match options.command:
         case "demo":
             from isthmus.cli._demo import run

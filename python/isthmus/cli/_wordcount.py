@@ -27,6 +27,7 @@ PIECE = 64 << 10
 LONGEST_RUN = 256 << 10
 
 _WORD = re.compile(r"\w+")
+_SIGN_OF_WORD = re.compile(r"\w")
 _ENDS_A_WORD = bytes(
     0x0A if byte < 0x80 and not (chr(byte).isalnum() or byte == ord("_")) else 0x20 for byte in range(256)
 )
@@ -151,7 +152,7 @@ def count_file(path: str, progress: Callable[[int], None] | None = None) -> tupl
         while text := stream.read(1 << 20):
             text = rest + text
             end = len(text)
-            while end and _WORD.match(text, end - 1):
+            while end and _SIGN_OF_WORD.match(text, end - 1):
                 end -= 1
             counts.update(count_words(text[:end]))
             rest = text[end:]
