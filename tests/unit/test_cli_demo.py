@@ -229,6 +229,8 @@ def test_a_word_too_large_for_the_queue_names_the_option(tmp_path: Path, namespa
     assert_error(done, 1, "--capacity")
     assert object_files(namespace) == []
     assert demo_json(str(tmp_path))["words"] == 1
+    assert "most: xxxxx" in (shown := isthmus_command("demo", str(tmp_path)).stdout)
+    assert max(len(line) for line in shown.splitlines()) < 200
 
 
 def test_a_worker_killed_is_reported_and_nothing_hangs(running: Running) -> None:

@@ -34,7 +34,9 @@ class Outcome:
 def report(path: str, workers: int, together: Outcome, alone: Outcome) -> list[str]:
     """Return the lines for people."""
     skipped = ", ".join(f"{number:,} {reason}" for reason, number in together.skipped.items() if number)
-    frequent = ", ".join(f"{printable(word)} {times:,}" for word, times in together.counts.most_common(5))
+    frequent = ", ".join(
+        f"{printable(shortened(word))} {times:,}" for word, times in together.counts.most_common(5)
+    )
     total = counted(together.counts.total(), "word")
     roles = f"1 reader, {counted(workers, 'worker')}, 1 collector"
     rates = f"{counted(together.messages, 'message')}, "
@@ -95,7 +97,7 @@ def differences(together: Outcome, alone: Outcome, changed: list[str]) -> list[s
     ]
     words = (word for word in together.counts | alone.counts if together.counts[word] != alone.counts[word])
     lines += [
-        f"word {word!r}: {together.counts[word]} with queues, {alone.counts[word]} alone"
+        f"word {shortened(word)!r}: {together.counts[word]} with queues, {alone.counts[word]} alone"
         for word, _ in zip(words, range(5), strict=False)
     ]
     if changed:
@@ -113,6 +115,11 @@ def changed_since(moment: int, path: str, skip: frozenset[str]) -> list[str]:
         except OSError:
             continue
     return changed
+
+
+def shortened(word: str) -> str:
+    """Return a word as people want to see it; the demo counts words of up to 256 KiB."""
+    return word if len(word) <= 40 else f"{word[:37]}..."
 
 
 def speed(outcome: Outcome) -> str:
