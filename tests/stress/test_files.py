@@ -236,7 +236,7 @@ print("survived", flush=True)
 
 @pytest.mark.parametrize("part", range(4))
 def test_no_corruption_crashes_or_hangs_those_who_use_it(spawn: Start, stored: Path, part: int) -> None:
-    """Bits flipped and words overwritten at random places, 100 files a part: an error or nonsense at worst."""
+    """Bits flipped and words overwritten at random places, 100 files a part: an error at worst."""
     end = HEADER + 16_384 if part else HEADER
     start = 0 if part == 0 else HEADER
     first = int(os.environ.get("ISTHMUS_TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 30)
