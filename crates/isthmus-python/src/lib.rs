@@ -2,10 +2,24 @@
 
 use pyo3::prelude::*;
 
+mod arguments;
+mod driver;
+mod errors;
+mod mutex;
+mod objects;
+mod queue;
+
 /// The native half of isthmus; use the names in `isthmus` instead.
 #[pymodule]
 mod _core {
     use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::mutex::PyMutex;
+    #[pymodule_export]
+    use crate::objects::{clean, objects};
+    #[pymodule_export]
+    use crate::queue::PyQueue;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

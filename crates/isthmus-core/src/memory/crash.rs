@@ -6,6 +6,7 @@
 //! A copy of bytes counts twice, so that it can be torn in the middle.
 
 use std::cell::Cell;
+use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::rc::Rc;
 use std::time::Duration;
@@ -133,9 +134,9 @@ impl Memory for Crashing {
         }
     }
 
-    fn read(&self, at: usize, into: &mut [u8]) {
+    fn read(&self, at: usize, into: &mut [MaybeUninit<u8>]) {
         for (i, byte) in into.iter_mut().enumerate() {
-            *byte = (self.words[(at + i) / 8].get() >> ((at + i) % 8 * 8)) as u8;
+            byte.write((self.words[(at + i) / 8].get() >> ((at + i) % 8 * 8)) as u8);
         }
     }
 

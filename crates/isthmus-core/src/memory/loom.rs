@@ -4,6 +4,7 @@
 //! shows up as a wrong value. Sleeping is a condition variable, so that a lost wake-up shows up as
 //! a deadlock. Read-modify-writes carry the full fence that the trait promises.
 
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
@@ -75,10 +76,11 @@ impl Memory for Loom {
         }
     }
 
-    fn read(&self, at: usize, into: &mut [u8]) {
+    fn read(&self, at: usize, into: &mut [MaybeUninit<u8>]) {
         assert!(at % 8 == 0 && into.len() % 8 == 0, "loom models copy whole words");
         for (i, chunk) in into.chunks_exact_mut(8).enumerate() {
-            chunk.copy_from_slice(&self.0.words[at / 8 + i].load(Ordering::Relaxed).to_le_bytes());
+            let bytes = self.0.words[at / 8 + i].load(Ordering::Relaxed).to_le_bytes();
+            chunk.copy_from_slice(&bytes.map(MaybeUninit::new));
         }
     }
 

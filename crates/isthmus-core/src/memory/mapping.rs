@@ -1,5 +1,6 @@
 //! Memory that is a mapping shared with other processes: what users run on.
 
+use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -96,10 +97,10 @@ impl Memory for Mapping {
     }
 
     #[inline]
-    fn read(&self, at: usize, into: &mut [u8]) {
+    fn read(&self, at: usize, into: &mut [MaybeUninit<u8>]) {
         let from = self.address(at, into.len());
         // SAFETY: as in `write`, the other direction.
-        unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) };
+        unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr().cast(), into.len()) };
     }
 
     fn sleep(&self, at: usize, expected: u32, limit: Duration) -> Woken {

@@ -16,6 +16,7 @@ pub mod loom;
 #[cfg(not(loom))]
 pub mod mapping;
 
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use crate::error::Death;
@@ -38,8 +39,8 @@ pub trait Memory {
     fn fetch_or(&self, at: usize, bits: u64) -> u64;
     /// Copies bytes in. Not atomic: whoever reads them must have seen a later store.
     fn write(&self, at: usize, bytes: &[u8]);
-    /// Copies bytes out.
-    fn read(&self, at: usize, into: &mut [u8]);
+    /// Copies bytes out; fills `into` whole.
+    fn read(&self, at: usize, into: &mut [MaybeUninit<u8>]);
     /// Sleeps while the low half of the word is `expected`, at most `limit`.
     fn sleep(&self, at: usize, expected: u32, limit: Duration) -> Woken;
     /// Wakes up to `count` sleepers; returns how many woke.

@@ -18,6 +18,7 @@ mod sweep;
 #[cfg(all(test, loom))]
 mod models;
 
+use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
 pub use blocks::Run;
@@ -287,7 +288,11 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     /// Takes the next message; one from the ring is copied to the front of `buffer`, which must hold
     /// `inline_max` bytes.
     #[inline]
-    pub fn try_get(&self, me: Owner, attempt: &Attempt, buffer: &mut [u8]) -> Result<Step<Taken>> {
+    pub fn try_get(&self, me: Owner, attempt: &Attempt, buffer: &mut [MaybeUninit<u8>]) -> Result<Step<Taken>> {
+        // One who finds nothing leaves the lock and its cache line alone.
+        if !self.ring.has_message(&self.memory) {
+            return Ok(Step::Wait(On::Messages));
+        }
         let Some(held) = self.enter(self.consumers, me, attempt) else {
             return Ok(Step::Wait(On::ConsumerLock));
         };
@@ -309,9 +314,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     }
 
     fn adopt(&self, me: Owner, entry: &ring::Entry) -> Result<Taken> {
-        let mut descriptor = [0; 16];
-        self.ring.read_payload(&self.memory, entry, &mut descriptor);
-        let [first, length] = words(descriptor);
+        let [first, length] = self.ring.descriptor(&self.memory, entry);
         let run = self.blocks.adopt(&self.memory, me, first, length)?;
         Ok(Taken::Block(run, length as usize))
     }
@@ -327,6 +330,9 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         bytes: &mut Vec<u8>,
         ends: &mut Vec<usize>,
     ) -> Result<Step<Option<Taken>>> {
+        if !self.ring.has_message(&self.memory) {
+            return Ok(Step::Wait(On::Messages));
+        }
         let limit = limit.min(ends.capacity() - ends.len());
         let Some(held) = self.enter(self.consumers, me, attempt) else {
             return Ok(Step::Wait(On::ConsumerLock));
@@ -347,9 +353,9 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             if end > bytes.capacity() {
                 break;
             }
-            let start = bytes.len();
-            bytes.resize(end, 0);
-            self.ring.read_payload(&self.memory, &entry, &mut bytes[start..]);
+            self.ring.read_payload(&self.memory, &entry, &mut bytes.spare_capacity_mut()[..entry.length]);
+            // SAFETY: `end` is within the capacity and `read_payload` has filled everything before it.
+            unsafe { bytes.set_len(end) };
             ends.push(end);
             (head, seq, count) = (entry.next(), seq.wrapping_add(1), count + 1);
         }
@@ -540,9 +546,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         let mut in_ring = Vec::new();
         self.ring.entries(&self.memory, |entry| {
             if entry.kind == Kind::Block {
-                let mut descriptor = [0; 16];
-                self.ring.read_payload(&self.memory, entry, &mut descriptor);
-                in_ring.push(words(descriptor)[0]);
+                in_ring.push(self.ring.descriptor(&self.memory, entry)[0]);
             }
         })?;
         in_ring.sort_unstable();
@@ -563,9 +567,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         };
         self.memory.fetch_or(self.body + FLAGS, SHUT);
         drop(held);
-        self.messages.notify_all(&self.memory);
-        self.ring_space.notify_all(&self.memory);
-        self.block_space.notify_all(&self.memory);
+        self.wake_all();
         Ok(Step::Done(()))
     }
 
@@ -590,9 +592,11 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         self.flags() & HAD_PRODUCER != 0
     }
 
-    /// Wakes every consumer: something about the producers has changed.
-    pub fn wake_consumers(&self) {
-        self.messages.notify_all(&self.memory);
+    /// Makes everyone who sleeps here look again: a handle was closed, a producer is gone.
+    pub fn wake_all(&self) {
+        for point in [self.messages, self.ring_space, self.block_space] {
+            point.notify_all(&self.memory);
+        }
     }
 
     /// Who is inside the producers' and the consumers' critical section.
@@ -624,9 +628,4 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             shut: self.flags() & SHUT != 0,
         }
     }
-}
-
-fn words(descriptor: [u8; 16]) -> [u64; 2] {
-    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| descriptor[at + i]));
-    [word(0), word(8)]
 }

@@ -44,10 +44,13 @@ fn put(queue: &Queue<Loom, Immortal>, me: Owner, value: u64) {
 }
 
 fn get(queue: &Queue<Loom, Immortal>, me: Owner) -> u64 {
-    let mut buffer = [0; 16];
+    let mut buffer = [MaybeUninit::new(0); 16];
     loop {
         match queue.try_get(me, &Attempt::default(), &mut buffer).unwrap() {
-            Step::Done(Taken::Inline(8)) => return u64::from_le_bytes(buffer[..8].try_into().unwrap()),
+            // SAFETY: initialised above.
+            Step::Done(Taken::Inline(8)) => {
+                return u64::from_le_bytes(std::array::from_fn(|i| unsafe { buffer[i].assume_init() }));
+            }
             Step::Done(other) => panic!("an entry that nobody put: {other:?}"),
             Step::Wait(_) => thread::yield_now(),
         }

@@ -35,6 +35,8 @@
 //! `tail_seq - head_seq` is the depth: numbers are carried by the entries themselves, so both can be
 //! derived again at any time.
 
+use std::mem::MaybeUninit;
+
 use super::layout::{HEAD, HEAD_SEEN, HEAD_SEQ, RING, TAIL, TAIL_SEQ};
 use crate::error::{Error, Result};
 use crate::memory::Memory;
@@ -113,7 +115,7 @@ impl Ring {
     }
 
     #[inline]
-    fn read<M: Memory>(&self, memory: &M, position: u64, into: &mut [u8]) {
+    fn read<M: Memory>(&self, memory: &M, position: u64, into: &mut [MaybeUninit<u8>]) {
         let place = self.place(position);
         let room = self.base + RING + self.size - place;
         if into.len() <= room {
@@ -127,8 +129,17 @@ impl Ring {
 
     /// Reads the payload of an entry.
     #[inline]
-    pub(super) fn read_payload<M: Memory>(&self, memory: &M, entry: &Entry, into: &mut [u8]) {
+    pub(super) fn read_payload<M: Memory>(&self, memory: &M, entry: &Entry, into: &mut [MaybeUninit<u8>]) {
         self.read(memory, entry.position.wrapping_add(8), into);
+    }
+
+    /// The descriptor of a large message: its first unit, its length in bytes.
+    pub(super) fn descriptor<M: Memory>(&self, memory: &M, entry: &Entry) -> [u64; 2] {
+        let mut bytes = [MaybeUninit::new(0); 16];
+        self.read_payload(memory, entry, &mut bytes);
+        // SAFETY: initialised with zeroes above, then overwritten.
+        let byte = |i: usize| unsafe { bytes[i].assume_init() };
+        [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|i| byte(at + i))))
     }
 
     /// The head, as it stands now.

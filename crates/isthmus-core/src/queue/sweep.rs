@@ -63,16 +63,23 @@ fn put(queue: &TestQueue, me: Owner, bytes: &[u8]) -> bool {
 }
 
 fn get(queue: &TestQueue, me: Owner) -> Option<Vec<u8>> {
-    let mut buffer = vec![0; INLINE_MAX];
+    let mut buffer = vec![MaybeUninit::new(0); INLINE_MAX];
     match drive(queue, me, |a| queue.try_get(me, a, &mut buffer))? {
-        Taken::Inline(length) => Some(buffer[..length].to_vec()),
-        Taken::Block(run, length) => {
-            let mut bytes = vec![0; length];
-            queue.memory().read(queue.run_offset(run), &mut bytes);
-            queue.free(me, run);
-            Some(bytes)
-        }
+        Taken::Inline(length) => Some(filled(&buffer[..length])),
+        Taken::Block(run, length) => Some(take_block(queue, me, run, length)),
     }
+}
+
+fn filled(bytes: &[MaybeUninit<u8>]) -> Vec<u8> {
+    // SAFETY: the tests initialise their buffers.
+    bytes.iter().map(|byte| unsafe { byte.assume_init() }).collect()
+}
+
+fn take_block(queue: &TestQueue, me: Owner, run: Run, length: usize) -> Vec<u8> {
+    let mut bytes = vec![MaybeUninit::new(0); length];
+    queue.memory().read(queue.run_offset(run), &mut bytes);
+    queue.free(me, run);
+    filled(&bytes)
 }
 
 fn put_many(queue: &TestQueue, me: Owner, messages: &[Vec<u8>]) -> usize {
@@ -84,10 +91,7 @@ fn get_many(queue: &TestQueue, me: Owner, limit: usize) -> Vec<Vec<u8>> {
     let (mut bytes, mut ends) = (Vec::with_capacity(64 << 10), Vec::with_capacity(limit));
     match drive(queue, me, |a| queue.try_get_batch(me, a, limit, &mut bytes, &mut ends)) {
         Some(Some(Taken::Block(run, length))) => {
-            let mut bytes = vec![0; length];
-            queue.memory().read(queue.run_offset(run), &mut bytes);
-            queue.free(me, run);
-            vec![bytes]
+            vec![take_block(queue, me, run, length)]
         }
         _ => {
             let starts = std::iter::once(0).chain(ends.iter().copied());
@@ -326,7 +330,7 @@ fn damage_is_an_error_and_never_a_wild_access() {
             assert!(put(&queue, SURVIVOR, &message(1, 9000)) && put(&queue, SURVIVOR, &message(2, 64)));
             world.memory.store(word, value);
             let attempt = Attempt::default();
-            let mut buffer = vec![0; INLINE_MAX];
+            let mut buffer = vec![MaybeUninit::new(0); INLINE_MAX];
             for _ in 0..4 {
                 let _ = queue.try_get(SURVIVOR, &attempt, &mut buffer).map(|step| {
                     if let Step::Done(Taken::Block(run, length)) = step {

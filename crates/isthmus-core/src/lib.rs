@@ -1,0 +1,32 @@
+//! Isthmus core: crash-safe structures in shared memory. No Python in here.
+//!
+//! Layers, an arrow may only point down:
+//! ```text
+//! queue  mutex                      structures, and the handles users hold of them
+//! lock  wait                        mechanisms inside structures
+//! session                           what every handle is made of
+//! object  namespace                 files, lifetime
+//! registry  process                 who is alive
+//! memory (mapping | loom | crash)   words and bytes
+//! sys                               the only place with raw system calls
+//! owner  error                      vocabulary
+//! ```
+
+pub mod error;
+pub mod lock;
+pub mod memory;
+pub mod mutex;
+#[cfg(not(loom))]
+pub mod namespace;
+#[cfg(not(loom))]
+pub mod object;
+pub mod owner;
+#[cfg(not(loom))]
+pub mod process;
+pub mod queue;
+#[cfg(not(loom))]
+pub mod registry;
+#[cfg(not(loom))]
+pub mod session;
+pub mod sys;
+pub mod wait;

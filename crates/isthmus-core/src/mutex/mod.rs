@@ -1,0 +1,250 @@
+//! The mutex users see: a [`Lock`] that is *poisoned* when its owner is killed.
+//!
+//! # Layout of the body
+//! ```text
+//!    0  word        see `owner.rs`; all three flags
+//!    8  dead        owner that the record is about         whoever proves a death
+//!   16  pid         its process id                         the same
+//!   24  since       when it was noticed, ns since 1970     the same
+//! ```
+//!
+//! # States of the word
+//! | word | meaning | acquire |
+//! |---|---|---|
+//! | 0 | free | takes it |
+//! | owner [W] | held | waits |
+//! | owner P | poisoned: that owner died holding it | raises `OwnerDied` |
+//! | owner P R [W] | that owner lives and is recovering | raises `OwnerDied` |
+//!
+//! free → held → free by the owner. held → poisoned (and recovering → poisoned) by anyone with proof
+//! of death: the record first, then one compare-and-swap. poisoned → recovering by a recoverer;
+//! recovering → free when it leaves normally, → poisoned (by the owner in the record) when it fails.
+//!
+//! # Killed in between
+//! Every transition is one instruction. Killed while writing the record: the word still says held by
+//! the dead, and the next one writes it again. Several may write the record of the same death at once:
+//! they write the same owner and pid. One who was delayed between may overwrite the record of a later
+//! death: the record names its owner, and where that is not the owner in the word, the pid comes from
+//! the registry instead, or is unknown; nothing but the text of the error depends on it.
+//! Killed between freeing and waking: sleepers look again within 50 ms.
+
+#[cfg(not(loom))]
+pub mod handle;
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Death, Error, Result};
+use crate::lock::{Lock, Rest, Slices};
+use crate::memory::{Memory, Peers};
+use crate::owner::{FLAGS, Owner, POISONED, RECOVERING, WAITERS};
+use crate::wait::{Spin, Waited};
+
+const DEAD: usize = 8;
+const PID: usize = 16;
+const SINCE: usize = 24;
+/// Bytes of the body.
+pub const BODY_SIZE: usize = 64;
+
+/// What an attempt found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// The caller holds the mutex now.
+    Acquired,
+    /// It is held, by this owner.
+    Held(Owner),
+    /// Its owner died; the mutex is not held by the caller.
+    Poisoned(Death),
+}
+
+/// A mutex on some memory, among some peers.
+pub struct Mutex<M, P> {
+    memory: M,
+    peers: P,
+    at: usize,
+    lock: Lock,
+}
+
+impl<M: Memory, P: Peers> Mutex<M, P> {
+    /// The mutex whose body begins at `at`.
+    pub fn new(memory: M, peers: P, at: usize) -> Mutex<M, P> {
+        assert!(at + BODY_SIZE <= memory.size(), "the body must lie inside the memory");
+        Mutex { memory, peers, at, lock: Lock::new(at) }
+    }
+
+    fn word(&self) -> u64 {
+        self.memory.load(self.at)
+    }
+
+    /// Takes the mutex if it is free.
+    #[inline]
+    pub fn try_acquire(&self, me: Owner, slices: &Slices) -> Found {
+        if self.lock.try_acquire(&self.memory, me, slices.slept) {
+            return Found::Acquired;
+        }
+        self.look()
+    }
+
+    /// What the word says, for one who could not take it.
+    #[cold]
+    fn look(&self) -> Found {
+        let word = self.word();
+        if word & POISONED != 0 {
+            Found::Poisoned(self.death(word))
+        } else {
+            // Zero where it has become free since: waiting then returns at once.
+            Found::Held(Owner::from_word(word))
+        }
+    }
+
+    /// What is known of the death in this poisoned word: of the owner in the word, or, while
+    /// somebody recovers, of the one in the record.
+    fn death(&self, word: u64) -> Death {
+        let recorded = Owner::from_word(self.memory.load(self.at + DEAD));
+        let owner = if word & RECOVERING != 0 { recorded } else { Owner::from_word(word) };
+        if recorded == owner {
+            let (pid, since_ns) = (self.memory.load(self.at + PID), self.memory.load(self.at + SINCE));
+            Death { owner, pid: pid as u32, since_ns }
+        } else {
+            self.peers.death(owner)
+        }
+    }
+
+    /// Waits, at most until `deadline`, for a mutex found held; may return early.
+    pub fn wait(&self, slices: &mut Slices, deadline: Option<Instant>, spin: &Spin) -> Result<Waited> {
+        let start = Instant::now();
+        if spin.until(deadline, || self.word() == 0) {
+            spin.learn(start.elapsed());
+            return Ok(Waited::Ready);
+        }
+        self.peers.relock()?;
+        let left = deadline.map_or(Duration::MAX, |d| d.saturating_duration_since(Instant::now()));
+        if left.is_zero() {
+            self.leave(slices);
+            return Ok(Waited::TimedOut);
+        }
+        let rest = self.lock.rest(&self.memory, &self.peers, slices, left);
+        spin.learn(start.elapsed());
+        Ok(match rest {
+            Rest::Again => Waited::Ready,
+            Rest::Interrupted => Waited::Interrupted,
+            Rest::Dead(word) => {
+                self.poison(word);
+                Waited::Ready
+            }
+        })
+    }
+
+    /// The caller gives up: a wake-up it may have swallowed goes to the next one.
+    pub fn leave(&self, slices: &Slices) {
+        if slices.slept {
+            self.lock.pass_on(&self.memory);
+        }
+    }
+
+    /// Marks the mutex at once if its owner is dead: for callers that do not wait.
+    pub fn check_owner(&self) -> bool {
+        let dead = self.lock.dead_word(&self.memory, &self.peers);
+        dead.is_some_and(|word| self.poison(word))
+    }
+
+    /// Marks a word whose owner is proven dead; false where it is marked already or has changed.
+    fn poison(&self, word: u64) -> bool {
+        if word & (POISONED | RECOVERING) == POISONED {
+            return false;
+        }
+        let owner = Owner::from_word(word);
+        let death = self.peers.death(owner);
+        self.memory.store(self.at + PID, u64::from(death.pid));
+        self.memory.store(self.at + SINCE, death.since_ns);
+        self.memory.store(self.at + DEAD, owner.word());
+        let marked = self.memory.compare_exchange(self.at, word, owner.word() | POISONED).is_ok();
+        if marked {
+            // Everyone who waits for the dead must hear of it.
+            self.memory.wake(self.at, u32::MAX >> 1);
+        }
+        marked
+    }
+
+    /// Gives the mutex back; after a recovery this declares what it protects consistent.
+    #[inline]
+    pub fn release(&self, me: Owner) -> Result<()> {
+        match self.memory.compare_exchange(self.at, me.word(), 0) {
+            Ok(()) => Ok(()),
+            Err(_) => self.let_go(me, 0),
+        }
+    }
+
+    /// Ends a recovery that failed: the mutex is poisoned as before.
+    pub fn release_poisoned(&self, me: Owner) -> Result<()> {
+        let dead = Owner::from_word(self.memory.load(self.at + DEAD)).word();
+        self.let_go(me, dead | POISONED)
+    }
+
+    #[cold]
+    fn let_go(&self, me: Owner, to: u64) -> Result<()> {
+        loop {
+            let word = self.word();
+            if Owner::from_word(word) != me || word & (POISONED | RECOVERING) == POISONED {
+                return Err(Error::NotOwner(match Owner::from_word(word) {
+                    owner if owner.is_none() => "release of a mutex that is not held".to_owned(),
+                    owner if owner.as_process() == me.as_process() => {
+                        "release of a mutex that another thread of this process holds".to_owned()
+                    }
+                    owner => format!(
+                        "release of a mutex that process {} holds",
+                        self.peers.death(owner).pid
+                    ),
+                }));
+            }
+            // Only the flag W can change under us.
+            if self.memory.compare_exchange(self.at, word, to).is_ok() {
+                if word & FLAGS != 0 {
+                    self.memory.wake(self.at, if to == 0 { 1 } else { u32::MAX >> 1 });
+                }
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes a free or a poisoned mutex; `Ok(Some(death))` where the caller must repair what it
+    /// protects, `Err(owner)` where somebody living holds or recovers it.
+    pub fn try_recover(&self, me: Owner, slices: &Slices) -> std::result::Result<Option<Death>, Owner> {
+        let word = self.word();
+        let owner = Owner::from_word(word);
+        if word == 0 {
+            return match self.try_acquire(me, slices) {
+                Found::Acquired => Ok(None),
+                Found::Held(owner) => Err(owner),
+                Found::Poisoned(death) => Err(death.owner),
+            };
+        }
+        if word & (POISONED | RECOVERING) != POISONED {
+            return Err(owner);
+        }
+        let death = self.death(word);
+        let mine = me.word() | POISONED | RECOVERING | WAITERS;
+        self.restore_record(death);
+        self.memory.compare_exchange(self.at, word, mine).map(|()| Some(death)).map_err(|_| owner)
+    }
+
+    /// The record must be about the death being recovered from: a failed recovery reads it back.
+    fn restore_record(&self, death: Death) {
+        if Owner::from_word(self.memory.load(self.at + DEAD)) != death.owner {
+            self.memory.store(self.at + PID, u64::from(death.pid));
+            self.memory.store(self.at + SINCE, death.since_ns);
+            self.memory.store(self.at + DEAD, death.owner.word());
+        }
+    }
+
+    /// Who holds (or recovers) the mutex; nobody when free or poisoned.
+    pub fn owner(&self) -> Owner {
+        let word = self.word();
+        if word & (POISONED | RECOVERING) == POISONED { Owner::NONE } else { Owner::from_word(word) }
+    }
+
+    /// The death that poisons the mutex, if any.
+    pub fn poisoned(&self) -> Option<Death> {
+        let word = self.word();
+        (word & POISONED != 0).then(|| self.death(word))
+    }
+}

@@ -1,0 +1,145 @@
+//! What a handle of any object is made of: the object, who this process is, and what happens to both
+//! on close and fork.
+//!
+//! The hot path asks one question, [`Session::me`]: one load of the process epoch and one compare.
+//! A forked child (whose epoch differs) and a closed handle (epoch 0) both fail that compare and go the
+//! slow way: the child registers itself and claims an attachment of its own, the closed handle raises.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crate::error::{Death, Error, Result};
+use crate::memory::Peers;
+use crate::memory::mapping::Mapping;
+use crate::object::Object;
+use crate::owner::Owner;
+use crate::process;
+use crate::registry::Registry;
+
+const NO_CELL: usize = usize::MAX;
+
+impl Peers for Arc<Registry> {
+    fn is_dead(&self, owner: Owner) -> bool {
+        Registry::is_dead(self, owner)
+    }
+
+    fn death(&self, owner: Owner) -> Death {
+        Registry::death(self, owner)
+    }
+
+    fn relock(&self) -> Result<()> {
+        Registry::relock(self)
+    }
+}
+
+/// An open object in this process.
+pub struct Session {
+    object: Object,
+    epoch: AtomicU64,
+    me: AtomicU64,
+    cell: AtomicUsize,
+    roles: AtomicU64,
+    closed: AtomicBool,
+}
+
+impl Session {
+    /// Attaches this process to an object just opened.
+    pub fn new(object: Object) -> Result<Session> {
+        let session = Session {
+            object,
+            epoch: AtomicU64::new(0),
+            me: AtomicU64::new(0),
+            cell: AtomicUsize::new(NO_CELL),
+            roles: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+        };
+        session.enter()?;
+        Ok(session)
+    }
+
+    /// The object.
+    pub fn object(&self) -> &Object {
+        &self.object
+    }
+
+    /// Who is alive, in the object's namespace.
+    pub fn registry(&self) -> &Arc<Registry> {
+        self.object.registry()
+    }
+
+    /// The object's memory. Whoever holds it keeps the session.
+    pub fn memory(&self) -> Mapping {
+        let map = self.object.map();
+        // SAFETY: the map lives as long as the object, page aligned, shared and writable; handles
+        // hold the session beside the mapping.
+        unsafe { Mapping::new(map.ptr(), map.len()) }
+    }
+
+    /// This process, as others see it in shared words.
+    #[inline]
+    pub fn me(&self) -> Result<Owner> {
+        if self.epoch.load(Ordering::Relaxed) == process::epoch() {
+            return Ok(Owner::from_word(self.me.load(Ordering::Relaxed)));
+        }
+        self.enter()
+    }
+
+    /// The calling thread of this process.
+    #[inline]
+    pub fn me_here(&self) -> Result<Owner> {
+        Ok(self.me()?.with_context(process::context()))
+    }
+
+    #[cold]
+    fn enter(&self) -> Result<Owner> {
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        let me = self.registry().me()?;
+        self.cell.store(self.object.attach()?, Ordering::Relaxed);
+        self.roles.store(0, Ordering::Relaxed);
+        self.me.store(me.word(), Ordering::Relaxed);
+        self.epoch.store(process::epoch(), Ordering::Relaxed);
+        Ok(me)
+    }
+
+    /// Publishes what this handle does with the object; true the first time.
+    #[inline]
+    pub fn take_role(&self, role: u64) -> bool {
+        self.roles.load(Ordering::Relaxed) & role == 0 && self.publish_role(role)
+    }
+
+    #[cold]
+    fn publish_role(&self, role: u64) -> bool {
+        let roles = self.roles.fetch_or(role, Ordering::Relaxed) | role;
+        self.object.set_roles(self.cell.load(Ordering::Relaxed), roles);
+        true
+    }
+
+    /// True once closed, in this process or before it was forked.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Detaches and lets go of the object; false where that was done before. The memory stays mapped
+    /// until the session is dropped: another thread may be in the middle of an operation.
+    pub fn close(&self) -> bool {
+        if self.closed.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        // A forked child that never used the handle has no attachment of its own to give up.
+        let mine = self.epoch.swap(0, Ordering::Relaxed) == process::epoch();
+        let cell = self.cell.swap(NO_CELL, Ordering::Relaxed);
+        if mine && cell != NO_CELL {
+            self.object.detach(cell);
+        }
+        self.object.close();
+        true
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,0 +1,131 @@
+//! Arguments as Python gives them: timeouts, buffers, where an object is.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use isthmus_core::namespace::Namespace;
+use isthmus_core::object::Mode;
+use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use crate::errors::OrRaise;
+
+/// How long a call may take.
+#[derive(Clone, Copy)]
+pub(crate) enum Timeout {
+    Never,
+    Try,
+    Until(Instant),
+}
+
+impl Timeout {
+    /// Seconds, `None` for ever.
+    pub(crate) fn new(seconds: Option<f64>) -> PyResult<Timeout> {
+        match seconds {
+            None => Ok(Timeout::Never),
+            Some(seconds) if seconds == 0.0 => Ok(Timeout::Try),
+            Some(seconds) if seconds > 0.0 => {
+                // Beyond what a Duration holds is as good as for ever.
+                let length = Duration::try_from_secs_f64(seconds).ok();
+                let end = length.and_then(|length| Instant::now().checked_add(length));
+                Ok(end.map_or(Timeout::Never, Timeout::Until))
+            }
+            Some(seconds) => Err(PyValueError::new_err(format!(
+                "timeout is {seconds}: it takes seconds from 0 (tries) upwards, or None (waits)"
+            ))),
+        }
+    }
+
+    pub(crate) fn deadline(self) -> Option<Instant> {
+        match self {
+            Timeout::Never => None,
+            Timeout::Try => Some(Instant::now()),
+            Timeout::Until(deadline) => Some(deadline),
+        }
+    }
+}
+
+/// Bytes of an object, readable as long as this lives; a view of anything but `bytes` holds the exporter
+/// (a `bytearray` cannot be resized meanwhile).
+pub(crate) struct Bytes {
+    view: Option<Box<ffi::Py_buffer>>,
+    start: *const u8,
+    length: usize,
+}
+
+impl Bytes {
+    #[inline]
+    pub(crate) fn new(object: &Bound<'_, PyAny>) -> PyResult<Bytes> {
+        let mut bytes = Bytes { view: None, start: std::ptr::null(), length: 0 };
+        let pointer = object.as_ptr();
+        // SAFETY: the object is alive and the GIL is held (there is a Bound); the type was checked.
+        // The caller keeps the object alive as long as this value: it borrows an argument.
+        if unsafe { ffi::PyBytes_Check(pointer) } != 0 {
+            bytes.start = unsafe { ffi::PyBytes_AsString(pointer) }.cast();
+            bytes.length = unsafe { ffi::PyBytes_Size(pointer) } as usize;
+            return Ok(bytes);
+        }
+        bytes.borrow(object)?;
+        Ok(bytes)
+    }
+
+    #[cold]
+    fn borrow(&mut self, object: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = object.py();
+        let mut view = Box::new(ffi::Py_buffer::new());
+        // SAFETY: a fresh Py_buffer at an address that stays, kept only where the call succeeds.
+        if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut *view, ffi::PyBUF_SIMPLE) } != 0 {
+            let error = PyErr::fetch(py);
+            let kind = object.get_type();
+            return Err(if error.is_instance_of::<PyBufferError>(py) {
+                PyBufferError::new_err(format!(
+                    "the message is a {kind} that is not contiguous in memory ({}); make a contiguous copy",
+                    error.value(py)
+                ))
+            } else {
+                PyTypeError::new_err(format!(
+                    "the message is a {kind}; type=bytes takes bytes and other objects with the buffer protocol"
+                ))
+            });
+        }
+        self.start = view.buf.cast();
+        self.length = view.len as usize;
+        self.view = Some(view);
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        if self.length == 0 {
+            return &[];
+        }
+        // SAFETY: start and length come from the object or its exported buffer, which both stay.
+        unsafe { std::slice::from_raw_parts(self.start, self.length) }
+    }
+}
+
+impl Drop for Bytes {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(view) = &mut self.view {
+            // SAFETY: filled by PyObject_GetBuffer and released once; the GIL is held wherever
+            // values of this type live.
+            unsafe { ffi::PyBuffer_Release(&raw mut **view) };
+        }
+    }
+}
+
+pub(crate) fn mode(text: &str) -> PyResult<Mode> {
+    match text {
+        "open_or_create" => Ok(Mode::OpenOrCreate),
+        "create" => Ok(Mode::Create),
+        "open" => Ok(Mode::Open),
+        other => Err(PyValueError::new_err(format!("no such mode: {other}"))),
+    }
+}
+
+pub(crate) fn namespace(py: Python<'_>, path: Option<PathBuf>) -> PyResult<Arc<Namespace>> {
+    Namespace::open(path.as_deref()).or_raise(py)
+}

@@ -1,0 +1,88 @@
+//! Waiting on behalf of Python: first briefly with the GIL, then without, looking at signals between.
+
+use std::time::{Duration, Instant};
+
+use isthmus_core::error::Result;
+use isthmus_core::memory::pause;
+use isthmus_core::owner::Owner;
+use isthmus_core::queue::handle::QueueHandle;
+use isthmus_core::queue::{Attempt, On, Step};
+use isthmus_core::wait::Waited;
+use pyo3::prelude::*;
+
+use crate::arguments::Timeout;
+use crate::errors::{OrRaise, convert};
+
+/// Looks at the condition before the GIL is given up; about 2 us, less than giving it up and
+/// getting it back costs when other threads want it.
+const LOOKS: u32 = 64;
+
+/// A lock is held for less than a microsecond unless its holder was descheduled, stopped or killed.
+/// `timeout` is about messages and room, so even a try waits this long for the lock.
+const LOCK_GRACE: Duration = Duration::from_millis(100);
+
+/// Which end of the queue a call works at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Producer,
+    Consumer,
+}
+
+fn me(handle: &QueueHandle, end: End) -> Result<Owner> {
+    match end {
+        End::Producer => handle.producer(),
+        End::Consumer => handle.consumer(),
+    }
+}
+
+/// Tries until done; `Err(on)` says what stood in the way when time was up.
+#[cold]
+pub(crate) fn drive<T>(
+    py: Python<'_>,
+    handle: &QueueHandle,
+    end: End,
+    timeout: Timeout,
+    mut on: On,
+    mut step: impl FnMut(Owner, &Attempt) -> Result<Step<T>>,
+) -> PyResult<std::result::Result<T, On>> {
+    let queue = handle.queue();
+    let deadline = timeout.deadline();
+    let lock_deadline = deadline.map(|deadline| deadline.max(Instant::now() + LOCK_GRACE));
+    let mut attempt = Attempt::default();
+    let mut last = false;
+    loop {
+        if on == On::Messages {
+            handle.check_end().or_raise(py)?;
+        }
+        let owner = me(handle, end).or_raise(py)?;
+        let ready = (0..LOOKS).any(|_| {
+            pause();
+            queue.is_ready(on)
+        });
+        if !ready {
+            let until = if matches!(on, On::ProducerLock | On::ConsumerLock) { lock_deadline } else { deadline };
+            let waited = py.detach(|| handle.wait(owner, &mut attempt, on, until)).or_raise(py)?;
+            match waited {
+                Waited::Ready => {}
+                Waited::Interrupted => {
+                    if let Err(error) = py.check_signals() {
+                        queue.leave(on, &attempt);
+                        return Err(error);
+                    }
+                }
+                // Before giving up, what the dead hold is given back and tried once more.
+                Waited::TimedOut if !last => {
+                    last = true;
+                    queue.reclaim(owner, &attempt).or_raise(py)?;
+                }
+                Waited::TimedOut => return Ok(Err(on)),
+            }
+        }
+        let owner = me(handle, end).or_raise(py)?;
+        match step(owner, &attempt) {
+            Ok(Step::Done(value)) => return Ok(Ok(value)),
+            Ok(Step::Wait(next)) => on = next,
+            Err(error) => return Err(convert(py, error)),
+        }
+    }
+}

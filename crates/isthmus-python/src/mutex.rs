@@ -1,0 +1,261 @@
+//! The class `isthmus._core.Mutex`.
+
+use std::path::PathBuf;
+
+use isthmus_core::error::Death;
+use isthmus_core::lock::Slices;
+use isthmus_core::memory::pause;
+use isthmus_core::mutex::Found;
+use isthmus_core::mutex::handle::MutexHandle;
+use isthmus_core::owner::Owner;
+use isthmus_core::wait::Waited;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use crate::arguments::{Timeout, mode, namespace};
+use crate::errors::{OrRaise, death_fields, raise};
+
+/// Looks before the GIL is given up.
+const LOOKS: u32 = 64;
+
+/// A lock between processes that says when its owner was killed.
+///
+/// Opens or creates the mutex `name`, or makes an anonymous one for children; `isthmus.Mutex` says more.
+#[pyclass(name = "Mutex", module = "isthmus._core", subclass, frozen)]
+pub(crate) struct PyMutex {
+    handle: MutexHandle,
+    recovers: bool,
+}
+
+/// How an attempt to take the mutex ended.
+enum Taken {
+    Clean,
+    Repair(Death),
+    TimedOut,
+}
+
+impl PyMutex {
+    fn owner_died(&self, py: Python<'_>, death: Death) -> PyErr {
+        let what = match self.handle.session().object().name() {
+            Some(name) => format!("mutex {name:?}"),
+            None => "a mutex without a name".to_owned(),
+        };
+        let text = format!(
+            "process {} was killed holding {what}; what it protects may be half changed (repair it in `with \
+             mutex.recover():`)",
+            death.pid
+        );
+        let [pid, since] = death_fields(py, death);
+        let what = PyString::new(py, &what).into_any().unbind();
+        raise(py, "OwnerDied", &text, &[pid, since, ("what", what)])
+    }
+
+    /// Takes the mutex, free or (with `recover`) poisoned.
+    #[cold]
+    fn take(&self, py: Python<'_>, timeout: Timeout, recover: bool) -> PyResult<Taken> {
+        let mut slices = Slices::default();
+        let deadline = timeout.deadline();
+        let mut last = false;
+        loop {
+            let me = self.handle.session().me_here().or_raise(py)?;
+            let mutex = self.handle.mutex();
+            let held = if recover {
+                match self.handle.try_recover(me, &slices) {
+                    Ok(None) => return Ok(Taken::Clean),
+                    Ok(Some(death)) => return Ok(Taken::Repair(death)),
+                    Err(owner) => owner,
+                }
+            } else {
+                match self.handle.try_acquire(me, &slices) {
+                    Found::Acquired => return Ok(Taken::Clean),
+                    Found::Poisoned(death) => {
+                        mutex.leave(&slices);
+                        return Err(self.owner_died(py, death));
+                    }
+                    Found::Held(owner) => owner,
+                }
+            };
+            if held == me && matches!(timeout, Timeout::Never) {
+                let text = "this thread holds the mutex already: acquiring it again would never end";
+                return Err(raise(py, "DeadlockError", text, &[]));
+            }
+            if (0..LOOKS).any(|_| {
+                pause();
+                mutex.owner().is_none()
+            }) {
+                continue;
+            }
+            match py.detach(|| self.handle.wait(&mut slices, deadline)).or_raise(py)? {
+                Waited::Ready => {}
+                Waited::Interrupted => {
+                    if let Err(error) = py.check_signals() {
+                        mutex.leave(&slices);
+                        return Err(error);
+                    }
+                }
+                // Before giving up: is the owner alive at all?
+                Waited::TimedOut if !last && mutex.check_owner() => last = true,
+                Waited::TimedOut => return Ok(Taken::TimedOut),
+            }
+        }
+    }
+
+    #[inline]
+    fn acquire_within(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let me = self.handle.session().me_here().or_raise(py)?;
+        if self.handle.try_acquire(me, &Slices::default()) == Found::Acquired {
+            // A negative timeout is refused even where it does not matter.
+            return match timeout {
+                Some(seconds) if seconds < 0.0 || seconds.is_nan() => {
+                    self.handle.mutex().release(me).or_raise(py)?;
+                    Timeout::new(timeout).map(|_| false)
+                }
+                _ => Ok(true),
+            };
+        }
+        Ok(!matches!(self.take(py, Timeout::new(timeout)?, self.recovers)?, Taken::TimedOut))
+    }
+}
+
+#[pymethods]
+impl PyMutex {
+    #[new]
+    #[pyo3(signature = (name, mode_, on_owner_died, namespace_))]
+    fn new(
+        py: Python<'_>,
+        name: Option<&str>,
+        mode_: &str,
+        on_owner_died: &str,
+        namespace_: Option<PathBuf>,
+    ) -> PyResult<PyMutex> {
+        let recovers = match on_owner_died {
+            "raise" => false,
+            "recover" => true,
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "on_owner_died is {other:?}: it takes \"raise\" or \"recover\""
+                )));
+            }
+        };
+        let space = namespace(py, namespace_)?;
+        let handle = match name {
+            Some(name) => MutexHandle::open(&space, name, mode(mode_)?),
+            None => MutexHandle::anonymous(&space),
+        };
+        Ok(PyMutex { handle: handle.or_raise(py)?, recovers })
+    }
+
+    /// Opens the anonymous mutex behind a descriptor of another process; for unpickling.
+    #[classmethod]
+    fn _adopt(
+        class: &Bound<'_, pyo3::types::PyType>,
+        namespace_: PathBuf,
+        pid: u32,
+        fd: i32,
+        nonce: u64,
+        recovers: bool,
+    ) -> PyResult<PyMutex> {
+        let py = class.py();
+        let space = namespace(py, Some(namespace_))?;
+        Ok(PyMutex { handle: MutexHandle::from_fd_of(&space, pid, fd, nonce).or_raise(py)?, recovers })
+    }
+
+    /// Where the object is: namespace, name, descriptor, nonce, whether it recovers; for pickling.
+    fn _place(&self) -> (PathBuf, Option<String>, i32, u64, bool) {
+        let object = self.handle.session().object();
+        let name = object.name().map(str::to_owned);
+        (object.namespace().path().to_owned(), name, object.fd(), object.nonce(), self.recovers)
+    }
+
+    /// Takes the mutex; False when `timeout` seconds went by (None waits, 0 tries).
+    ///
+    /// Raises `OwnerDied` where its owner was killed: the mutex is then *not* held (see `recover`), or,
+    /// with `on_owner_died="recover"`, takes it all the same. Raises `DeadlockError` where this thread
+    /// holds it already and would wait for ever.
+    #[pyo3(signature = (timeout = None))]
+    fn acquire(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        self.acquire_within(py, timeout)
+    }
+
+    /// Gives the mutex back. `NotOwnerError` where this thread does not hold it.
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        let me = self.handle.session().me_here().or_raise(py)?;
+        self.handle.mutex().release(me).or_raise(py)
+    }
+
+    fn __enter__(slf: PyRef<'_, Self>) -> PyResult<PyRef<'_, Self>> {
+        slf.acquire_within(slf.py(), None)?;
+        Ok(slf)
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _kind: &Bound<'_, PyAny>,
+        _error: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let me = self.handle.session().me_here().or_raise(py)?;
+        match self.handle.mutex().release(me) {
+            // In a forked child the mutex is still the parent's.
+            Err(_) if self.handle.is_parents() => Ok(()),
+            other => other.or_raise(py),
+        }
+    }
+
+    /// Takes a mutex for repair: None where it was healthy, else pid and time of the death.
+    #[pyo3(signature = (timeout = None))]
+    fn _recover(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
+        match self.take(py, Timeout::new(timeout)?, true)? {
+            Taken::Clean => Ok(None),
+            Taken::Repair(death) => Ok(Some(self.owner_died(py, death).into_value(py).into_any())),
+            Taken::TimedOut => Err(raise(py, "Timeout", "the mutex was held all the time", &[])),
+        }
+    }
+
+    /// Ends a repair: the mutex is healthy again, or poisoned as before.
+    fn _recovered(&self, py: Python<'_>, healthy: bool) -> PyResult<()> {
+        let me = self.handle.session().me_here().or_raise(py)?;
+        let mutex = self.handle.mutex();
+        if mutex.owner() != me {
+            return Ok(());
+        }
+        if healthy { mutex.release(me) } else { mutex.release_poisoned(me) }.or_raise(py)
+    }
+
+    /// True where somebody holds the mutex, dead or alive.
+    fn locked(&self, py: Python<'_>) -> PyResult<bool> {
+        self.handle.session().me().or_raise(py)?;
+        Ok(!self.handle.mutex().owner().is_none() || self.handle.mutex().poisoned().is_some())
+    }
+
+    /// Process id of the owner, None where nobody holds the mutex.
+    fn owner(&self, py: Python<'_>) -> PyResult<Option<u32>> {
+        self.handle.session().me().or_raise(py)?;
+        let owner: Owner = self.handle.mutex().owner();
+        Ok(self.handle.session().registry().describe(owner).map(|info| info.pid))
+    }
+
+    /// Ends this handle; a mutex that is held stays held by its owner. Closing twice does nothing.
+    fn close(&self) {
+        self.handle.session().close();
+    }
+
+    /// Removes the name; those who have it open go on using it. `FileNotFoundError` where it is gone.
+    fn unlink(&self, py: Python<'_>) -> PyResult<()> {
+        self.handle.session().object().unlink().or_raise(py)
+    }
+
+    /// The name, or None for an anonymous mutex.
+    #[getter]
+    fn name(&self) -> Option<String> {
+        self.handle.session().object().name().map(str::to_owned)
+    }
+
+    /// True after `close()`.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.handle.session().is_closed()
+    }
+}

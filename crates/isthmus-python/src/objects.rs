@@ -1,0 +1,46 @@
+//! What stands in a namespace.
+
+use std::path::PathBuf;
+
+use isthmus_core::object::{QUEUE, inspect, kind_name};
+use isthmus_core::queue::handle::peek;
+use pyo3::prelude::*;
+
+use crate::arguments::namespace;
+use crate::errors::OrRaise;
+
+/// (name, kind, size, created, persistent, depth, capacity, [(pid, command)], problem)
+pub(crate) type Row =
+    (String, String, u64, f64, bool, Option<u64>, Option<u64>, Vec<(u32, String)>, Option<String>);
+
+/// The objects of a namespace; nothing stays open and nobody is disturbed.
+#[pyfunction]
+#[pyo3(signature = (namespace_ = None))]
+pub(crate) fn objects(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<Vec<Row>> {
+    let space = namespace(py, namespace_)?;
+    let rows = inspect(&space).or_raise(py)?.into_iter().map(|found| {
+        let numbers = if found.kind == QUEUE && found.problem.is_none() { peek(&space, &found) } else { None };
+        let mut attached: Vec<_> = found.attached.into_iter().map(|info| (info.pid, info.command)).collect();
+        attached.sort_unstable();
+        attached.dedup();
+        (
+            found.name,
+            kind_name(found.kind),
+            found.size,
+            found.created_ns as f64 / 1e9,
+            found.persistent,
+            numbers.map(|(depth, _)| depth),
+            numbers.map(|(_, capacity)| capacity),
+            attached,
+            found.problem,
+        )
+    });
+    Ok(rows.collect())
+}
+
+/// Removes the objects that nobody uses any more and that are not persistent; their names.
+#[pyfunction]
+#[pyo3(signature = (namespace_ = None))]
+pub(crate) fn clean(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<Vec<String>> {
+    namespace(py, namespace_)?.sweep().or_raise(py)
+}

@@ -1,0 +1,461 @@
+//! The class `isthmus._core.Queue`.
+
+use std::mem::MaybeUninit;
+use std::path::PathBuf;
+
+use isthmus_core::owner::Owner;
+use isthmus_core::queue::handle::{Attributes, QueueHandle};
+use isthmus_core::queue::{Attempt, INLINE_MAX, On, Run, Step, Taken};
+use pyo3::exceptions::{PyResourceWarning, PyValueError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+
+use crate::arguments::{Bytes, Timeout, mode, namespace};
+use crate::driver::{End, drive};
+use crate::errors::{OrRaise, raise};
+
+/// Copies from this size on give up the GIL: below, giving it up costs more than it gives others.
+const DETACH_FROM: usize = 256 << 10;
+/// Bytes and messages that one critical section of a batch copies at most.
+const BATCH_BYTES: usize = 64 << 10;
+const BATCH_MESSAGES: usize = 512;
+
+/// Each message goes to one consumer, in any process.
+///
+/// Opens or creates the queue `name`, or makes an anonymous one for children; `isthmus.Queue` says more.
+#[pyclass(name = "Queue", module = "isthmus._core", subclass, frozen)]
+pub(crate) struct PyQueue {
+    handle: QueueHandle,
+}
+
+impl PyQueue {
+    fn full_error(&self, py: Python<'_>, on: On, size: usize, sent: usize) -> PyErr {
+        let capacity = self.handle.queue().geometry().capacity;
+        let text = match on {
+            On::ProducerLock => self.lock_text(0, "put"),
+            _ => format!(
+                "the queue is full: no room for a message of {size} bytes in time; {} messages wait in its \
+                 capacity of {capacity} bytes (get them, or create it with a larger capacity=)",
+                self.handle.queue().depth()
+            ),
+        };
+        let sent = sent.into_pyobject(py).map_or_else(|never| match never {}, |v| v.into_any().unbind());
+        raise(py, "Full", &text, &[("sent", sent)])
+    }
+
+    fn empty_error(&self, py: Python<'_>, on: On) -> PyErr {
+        let text = match on {
+            On::ConsumerLock => self.lock_text(1, "get"),
+            _ => "no message came in time".to_owned(),
+        };
+        raise(py, "Empty", &text, &[])
+    }
+
+    fn lock_text(&self, which: usize, what: &str) -> String {
+        let owner = self.handle.queue().lock_owners()[which];
+        let pid = self.handle.session().registry().describe(owner).map_or(0, |info| info.pid);
+        format!("process {pid} has been in the middle of a {what} all the time; is it stopped?")
+    }
+
+    /// Puts one message that goes through the ring.
+    #[inline]
+    fn put_small(&self, py: Python<'_>, message: &[u8], timeout: Option<f64>) -> PyResult<()> {
+        let queue = self.handle.queue();
+        let me = self.handle.producer().or_raise(py)?;
+        match queue.try_put(me, &Attempt::default(), message).or_raise(py)? {
+            Step::Done(()) => Ok(()),
+            Step::Wait(on) => {
+                let timeout = Timeout::new(timeout)?;
+                drive(py, &self.handle, End::Producer, timeout, on, |me, attempt| queue.try_put(me, attempt, message))?
+                    .map_err(|on| self.full_error(py, on, message.len(), 0))
+            }
+        }
+    }
+
+    fn put_large(&self, py: Python<'_>, message: &[u8], timeout: Timeout) -> PyResult<()> {
+        let queue = self.handle.queue();
+        let length = message.len();
+        let me = self.handle.producer().or_raise(py)?;
+        let attempt = Attempt::default();
+        let run = match queue.try_claim(me, &attempt, length).or_raise(py).map_err(|e| self.explain(py, e))? {
+            Step::Done(run) => run,
+            Step::Wait(on) => {
+                drive(py, &self.handle, End::Producer, timeout, on, |me, a| queue.try_claim(me, a, length))?
+                    .map_err(|on| self.full_error(py, on, length, 0))?
+            }
+        };
+        let claim = Claim { handle: &self.handle, me, run };
+        let fill = || {
+            let to = queue.memory().address(queue.run_offset(run), length);
+            // SAFETY: the run is ours and at least this long; a private slice cannot overlap it.
+            unsafe { std::ptr::copy_nonoverlapping(message.as_ptr(), to, length) };
+        };
+        if length >= DETACH_FROM { py.detach(fill) } else { fill() }
+        match queue.try_put_run(me, &attempt, run, length).or_raise(py)? {
+            Step::Done(()) => {}
+            Step::Wait(on) => {
+                drive(py, &self.handle, End::Producer, timeout, on, |me, a| queue.try_put_run(me, a, run, length))?
+                    .map_err(|on| self.full_error(py, on, length, 0))?;
+            }
+        }
+        std::mem::forget(claim);
+        Ok(())
+    }
+
+    /// Adds to `TooLarge` what to set.
+    fn explain(&self, py: Python<'_>, error: PyErr) -> PyErr {
+        let capacity = self.handle.queue().geometry().capacity;
+        let _ = error.add_note(
+            py,
+            format!(
+                "a queue of capacity={capacity} holds messages of up to {} bytes: create it with a larger capacity=",
+                self.handle.queue().geometry().message_max()
+            ),
+        );
+        error
+    }
+
+    /// A large message that was taken: copied out, its block given back.
+    fn receive<'py>(&self, py: Python<'py>, me: Owner, run: Run, length: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let claim = Claim { handle: &self.handle, me, run };
+        let queue = self.handle.queue();
+        // SAFETY: NULL asks for uninitialised bytes; the result is checked and filled before use.
+        let object = unsafe {
+            Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(std::ptr::null(), length as isize))?
+                .cast_into_unchecked::<PyBytes>()
+        };
+        let from = queue.memory().address(queue.run_offset(run), length) as usize;
+        // SAFETY: nobody else knows the new object yet, so its bytes may still be written.
+        let to = unsafe { ffi::PyBytes_AsString(object.as_ptr()) } as usize;
+        // SAFETY: both are `length` bytes long: the run is ours and checked, the object was made so.
+        // Addresses cross into the closure as numbers because pointers are not Send.
+        let copy = move || unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, length) };
+        if length >= DETACH_FROM { py.detach(copy) } else { copy() }
+        drop(claim);
+        Ok(object)
+    }
+}
+
+/// A run owned until it is dropped (given back) or forgotten (the queue's now).
+struct Claim<'a> {
+    handle: &'a QueueHandle,
+    me: Owner,
+    run: Run,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.handle.queue().free(self.me, self.run);
+    }
+}
+
+#[pymethods]
+impl PyQueue {
+    #[new]
+    #[pyo3(signature = (name, mode_, capacity, persistent, ends_with_producers, namespace_))]
+    fn new(
+        py: Python<'_>,
+        name: Option<&str>,
+        mode_: &str,
+        capacity: Option<i128>,
+        persistent: Option<bool>,
+        ends_with_producers: Option<bool>,
+        namespace_: Option<PathBuf>,
+    ) -> PyResult<PyQueue> {
+        let capacity = capacity
+            .map(|asked| match u64::try_from(asked) {
+                Ok(asked) if asked > 0 => Ok(asked),
+                _ => Err(PyValueError::new_err(format!("capacity is {asked}: it takes bytes, 1 or more"))),
+            })
+            .transpose()?;
+        let space = namespace(py, namespace_)?;
+        let asked = Attributes { capacity, ends_with_producers, persistent };
+        let handle = match name {
+            Some(name) => QueueHandle::open(&space, name, mode(mode_)?, &asked),
+            None => QueueHandle::anonymous(&space, &asked),
+        };
+        Ok(PyQueue { handle: handle.or_raise(py)? })
+    }
+
+    /// Opens the anonymous queue behind a descriptor of another process; for unpickling.
+    #[classmethod]
+    fn _adopt<'py>(
+        class: &Bound<'py, pyo3::types::PyType>,
+        namespace_: PathBuf,
+        pid: u32,
+        fd: i32,
+        nonce: u64,
+    ) -> PyResult<PyQueue> {
+        let py = class.py();
+        let space = namespace(py, Some(namespace_))?;
+        Ok(PyQueue { handle: QueueHandle::from_fd_of(&space, pid, fd, nonce).or_raise(py)? })
+    }
+
+    /// Where the object is: namespace, name, descriptor, nonce; for pickling.
+    fn _place(&self) -> (PathBuf, Option<String>, i32, u64) {
+        let object = self.handle.session().object();
+        let name = object.name().map(str::to_owned);
+        (object.namespace().path().to_owned(), name, object.fd(), object.nonce())
+    }
+
+    /// Puts a message: `bytes` or anything else with a contiguous buffer.
+    ///
+    /// Waits up to `timeout` seconds for room (None waits, 0 tries). Raises `Full` when there is none in
+    /// time, `TooLarge` when there never can be, `ShutDown` after `shutdown()`, `ClosedError`. A consumer
+    /// that is killed takes at most the message of that call with it; the room comes back.
+    #[pyo3(signature = (message, timeout = None))]
+    fn put(&self, py: Python<'_>, message: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<()> {
+        let bytes = Bytes::new(message)?;
+        let message = bytes.as_slice();
+        if message.len() <= self.handle.queue().geometry().inline_max() {
+            self.put_small(py, message, timeout)
+        } else {
+            self.put_large(py, message, Timeout::new(timeout)?)
+        }
+    }
+
+    /// Takes the next message.
+    ///
+    /// Waits up to `timeout` seconds for one (None waits, 0 tries). Raises `Empty` when none came,
+    /// `ShutDown` when none will come any more, `PeerDied` when the last producer of a queue with
+    /// `ends_with_producers` was killed, `ClosedError`.
+    #[pyo3(signature = (timeout = None))]
+    fn get<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyBytes>> {
+        let queue = self.handle.queue();
+        let mut buffer = [MaybeUninit::<u8>::uninit(); INLINE_MAX];
+        let me = self.handle.consumer().or_raise(py)?;
+        let taken = match queue.try_get(me, &Attempt::default(), &mut buffer).or_raise(py)? {
+            Step::Done(taken) => taken,
+            Step::Wait(on) => {
+                let timeout = Timeout::new(timeout)?;
+                drive(py, &self.handle, End::Consumer, timeout, on, |me, attempt| {
+                    queue.try_get(me, attempt, &mut buffer)
+                })?
+                .map_err(|on| self.empty_error(py, on))?
+            }
+        };
+        match taken {
+            // SAFETY: try_get has filled the first `length` bytes.
+            Taken::Inline(length) => Ok(PyBytes::new(py, unsafe {
+                std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), length)
+            })),
+            Taken::Block(run, length) => self.receive(py, self.handle.consumer().or_raise(py)?, run, length),
+        }
+    }
+
+    /// Puts all messages in order and says how many they were; far cheaper than one by one.
+    ///
+    /// `timeout` is for the whole call. Where not all fit in time, `Full.sent` says how many of them (the
+    /// first ones) are in the queue; the other errors of `put` carry nothing and leave the first ones put.
+    #[pyo3(signature = (messages, timeout = None))]
+    fn put_many(&self, py: Python<'_>, messages: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<usize> {
+        let timeout = Timeout::new(timeout)?;
+        let objects: Vec<Bound<'_, PyAny>> = match messages.cast::<PyList>() {
+            Ok(list) => list.iter().collect(),
+            Err(_) => messages.try_iter()?.collect::<PyResult<_>>()?,
+        };
+        let bytes = objects.iter().map(Bytes::new).collect::<PyResult<Vec<_>>>()?;
+        let slices: Vec<&[u8]> = bytes.iter().map(Bytes::as_slice).collect();
+        let queue = self.handle.queue();
+        let geometry = queue.geometry();
+        // A message that can never fit is refused before the first one is put.
+        if let Some(size) = slices.iter().map(|m| m.len()).find(|size| *size > geometry.message_max()) {
+            let me = self.handle.producer().or_raise(py)?;
+            queue.try_claim(me, &Attempt::default(), size).or_raise(py).map_err(|e| self.explain(py, e))?;
+        }
+        let mut sent = 0;
+        while sent < slices.len() {
+            let batch = batch_of(&slices[sent..], geometry.inline_max());
+            let done = if batch == 0 {
+                self.put_large(py, slices[sent], timeout).map(|()| 1)
+            } else {
+                self.put_batch(py, &slices[sent..sent + batch], timeout)
+            };
+            match done {
+                Ok(count) => sent += count,
+                Err(error) => {
+                    let _ = error.value(py).setattr("sent", sent);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Takes up to `limit` messages, at least one; far cheaper than one by one.
+    ///
+    /// Waits for the first as `get` does, then takes what is there.
+    #[pyo3(signature = (limit, timeout = None))]
+    fn get_many<'py>(&self, py: Python<'py>, limit: i64, timeout: Option<f64>) -> PyResult<Bound<'py, PyList>> {
+        let Some(limit) = usize::try_from(limit).ok().filter(|limit| *limit > 0) else {
+            return Err(PyValueError::new_err(format!("limit is {limit}: it takes 1 or more messages")));
+        };
+        let timeout = Timeout::new(timeout)?;
+        let list = PyList::empty(py);
+        let mut bytes = Vec::with_capacity(BATCH_BYTES);
+        let mut ends = Vec::with_capacity(BATCH_MESSAGES);
+        let queue = self.handle.queue();
+        while list.len() < limit {
+            bytes.clear();
+            ends.clear();
+            let want = limit - list.len();
+            let me = self.handle.consumer().or_raise(py)?;
+            let step = queue.try_get_batch(me, &Attempt::default(), want, &mut bytes, &mut ends);
+            let large = match step.or_raise(py)? {
+                Step::Done(large) => large,
+                Step::Wait(_) if !list.is_empty() => break,
+                Step::Wait(on) => drive(py, &self.handle, End::Consumer, timeout, on, |me, attempt| {
+                    queue.try_get_batch(me, attempt, want, &mut bytes, &mut ends)
+                })?
+                .map_err(|on| self.empty_error(py, on))?,
+            };
+            if let Some(Taken::Block(run, length)) = large {
+                list.append(self.receive(py, self.handle.consumer().or_raise(py)?, run, length)?)?;
+            }
+            let mut start = 0;
+            for end in &ends {
+                list.append(PyBytes::new(py, &bytes[start..*end]))?;
+                start = *end;
+            }
+        }
+        Ok(list)
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        match self.get(py, None) {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if crate::errors::is(py, &error, "ShutDown") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Accepts no more messages; consumers get what is inside, then `ShutDown` (iteration ends).
+    fn shutdown(&self, py: Python<'_>) -> PyResult<()> {
+        let attempt = Attempt::default();
+        match self.handle.try_shut_down(&attempt).or_raise(py)? {
+            Step::Done(()) => Ok(()),
+            Step::Wait(on) => drive(py, &self.handle, End::Producer, Timeout::Never, on, |_, attempt| {
+                self.handle.try_shut_down(attempt)
+            })?
+            .map_err(|on| self.full_error(py, on, 0, 0)),
+        }
+    }
+
+    /// Ends this handle. The last one to close removes the name, unless the queue is persistent; where
+    /// messages are lost with it, a `ResourceWarning` says how many. Closing twice does nothing.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let abandoned = self.handle.close();
+        if abandoned > 0 {
+            let name = self.handle.session().object().name().map_or("without a name".to_owned(), |n| format!("{n:?}"));
+            let text = format!("queue {name} was closed by its last user with {abandoned} messages inside");
+            let text = std::ffi::CString::new(text).unwrap_or_default();
+            PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &text, 1)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the name; those who have it open go on using it. `FileNotFoundError` where it is gone.
+    fn unlink(&self, py: Python<'_>) -> PyResult<()> {
+        self.handle.session().object().unlink().or_raise(py)
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _kind: &Bound<'_, PyAny>,
+        _error: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        self.close(py)
+    }
+
+    /// The name, or None for an anonymous queue.
+    #[getter]
+    fn name(&self) -> Option<String> {
+        self.handle.session().object().name().map(str::to_owned)
+    }
+
+    /// Bytes for messages: a quarter for small ones (up to 4096 bytes each), the rest for large ones.
+    #[getter]
+    fn capacity(&self) -> u64 {
+        self.handle.queue().geometry().capacity
+    }
+
+    /// Bytes of the largest message that fits.
+    #[getter]
+    fn message_max(&self) -> usize {
+        self.handle.queue().geometry().message_max()
+    }
+
+    /// True after `close()`.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.handle.session().is_closed()
+    }
+
+    /// Messages inside; another moment may differ.
+    fn qsize(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.handle.numbers().or_raise(py)?.depth)
+    }
+
+    /// True where no message is inside; another moment may differ.
+    fn empty(&self, py: Python<'_>) -> PyResult<bool> {
+        self.handle.session().me().or_raise(py)?;
+        Ok(self.handle.queue().is_empty())
+    }
+
+    /// depth, put, got, `bytes_in_use`, capacity, largest, attached, producers and consumers waiting.
+    #[expect(clippy::type_complexity, reason = "a named tuple on the Python side")]
+    fn _stats(&self, py: Python<'_>) -> PyResult<(u64, u64, u64, u64, u64, u64, usize, bool, bool)> {
+        let numbers = self.handle.numbers().or_raise(py)?;
+        let session = self.handle.session();
+        let mut attached: Vec<Owner> = session.object().attachments().into_iter().map(|(_, owner, _)| owner).collect();
+        attached.sort_unstable_by_key(|owner| owner.word());
+        attached.dedup();
+        attached.retain(|owner| !session.registry().is_dead(*owner));
+        Ok((
+            numbers.depth,
+            numbers.put,
+            numbers.got,
+            numbers.bytes_in_use,
+            self.capacity(),
+            numbers.largest,
+            attached.len(),
+            numbers.producers_waiting,
+            numbers.consumers_waiting,
+        ))
+    }
+}
+
+impl PyQueue {
+    fn put_batch(&self, py: Python<'_>, messages: &[&[u8]], timeout: Timeout) -> PyResult<usize> {
+        let queue = self.handle.queue();
+        let me = self.handle.producer().or_raise(py)?;
+        match queue.try_put_batch(me, &Attempt::default(), messages).or_raise(py)? {
+            Step::Done(count) => Ok(count),
+            Step::Wait(on) => drive(py, &self.handle, End::Producer, timeout, on, |me, attempt| {
+                queue.try_put_batch(me, attempt, messages)
+            })?
+            .map_err(|on| self.full_error(py, on, messages[0].len(), 0)),
+        }
+    }
+}
+
+/// How many of these go into one critical section; 0 where the first is a large one.
+fn batch_of(messages: &[&[u8]], inline_max: usize) -> usize {
+    let mut bytes = 0;
+    let fits = |message: &&&[u8]| {
+        bytes += message.len();
+        message.len() <= inline_max && bytes <= BATCH_BYTES
+    };
+    messages.iter().take(BATCH_MESSAGES).take_while(fits).count()
+}
