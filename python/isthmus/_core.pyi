@@ -1,43 +1,33 @@
 # What the native module offers; tests/surface/test_stubs.py compares it with what was built.
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 from isthmus._errors import OwnerDied
 
+__all__ = ["Mutex", "Queue", "__version__", "clean", "objects"]
+
 __version__: str
 
+@disjoint_base
 class Queue:
     def __new__(
         cls,
-        name: str | None = None,
-        *,
-        capacity: int | None = None,
-        type: type[bytes] = ...,
-        persistent: bool = False,
-        ends_with_producers: bool = False,
-        namespace: str | PathLike[str] | None = None,
+        name: str | None,
+        mode_: Literal["open_or_create", "create", "open"],
+        capacity: int | None,
+        persistent: bool | None,
+        ends_with_producers: bool | None,
+        namespace_: str | PathLike[str] | None,
     ) -> Self: ...
     @classmethod
-    def create(
-        cls,
-        name: str,
-        *,
-        capacity: int | None = None,
-        type: type[bytes] = ...,
-        persistent: bool = False,
-        ends_with_producers: bool = False,
-        namespace: str | PathLike[str] | None = None,
-    ) -> Self: ...
-    @classmethod
-    def open(
-        cls, name: str, *, type: type[bytes] = ..., namespace: str | PathLike[str] | None = None
-    ) -> Self: ...
+    def _adopt(cls, namespace_: str | PathLike[str], pid: int, fd: int, nonce: int) -> Self: ...
+    def _place(self) -> tuple[Path, str | None, int, int]: ...
     def put(self, message: Buffer, timeout: float | None = None) -> None: ...
     def get(self, timeout: float | None = None) -> bytes: ...
     def put_many(self, messages: Iterable[Buffer], timeout: float | None = None) -> int: ...
@@ -50,66 +40,57 @@ class Queue:
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
     ) -> None: ...
     @property
     def name(self) -> str | None: ...
     @property
     def capacity(self) -> int: ...
     @property
+    def message_max(self) -> int: ...
+    @property
     def closed(self) -> bool: ...
     def qsize(self) -> int: ...
     def empty(self) -> bool: ...
-    def _stats(self) -> tuple[int, int, int, int, int, int, int, int, int]: ...
+    def _stats(self) -> tuple[int, int, int, int, int, int, int, bool, bool]: ...
 
+@disjoint_base
 class Mutex:
     def __new__(
         cls,
-        name: str | None = None,
-        *,
-        on_owner_died: Literal["raise", "recover"] = "raise",
-        namespace: str | PathLike[str] | None = None,
+        name: str | None,
+        mode_: Literal["open_or_create", "create", "open"],
+        on_owner_died: Literal["raise", "recover"],
+        namespace_: str | PathLike[str] | None,
     ) -> Self: ...
     @classmethod
-    def create(
-        cls,
-        name: str,
-        *,
-        on_owner_died: Literal["raise", "recover"] = "raise",
-        namespace: str | PathLike[str] | None = None,
+    def _adopt(
+        cls, namespace_: str | PathLike[str], pid: int, fd: int, nonce: int, recovers: bool
     ) -> Self: ...
-    @classmethod
-    def open(
-        cls,
-        name: str,
-        *,
-        on_owner_died: Literal["raise", "recover"] = "raise",
-        namespace: str | PathLike[str] | None = None,
-    ) -> Self: ...
+    def _place(self) -> tuple[Path, str | None, int, int, bool]: ...
     def acquire(self, timeout: float | None = None) -> bool: ...
     def release(self) -> None: ...
-    def recover(self, timeout: float | None = None) -> AbstractContextManager[OwnerDied | None]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None: ...
+    def _recover(self, timeout: float | None = None) -> OwnerDied | None: ...
+    def _recovered(self, healthy: bool) -> None: ...
     def locked(self) -> bool: ...
     def owner(self) -> int | None: ...
     def close(self) -> None: ...
     def unlink(self) -> None: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None: ...
     @property
     def name(self) -> str | None: ...
     @property
     def closed(self) -> bool: ...
 
 def objects(
-    namespace: str | PathLike[str] | None = None,
+    namespace_: str | PathLike[str] | None = None,
 ) -> list[tuple[str, str, int, float, bool, int | None, int | None, list[tuple[int, str]], str | None]]: ...
-def clean(namespace: str | PathLike[str] | None = None) -> list[str]: ...
+def clean(namespace_: str | PathLike[str] | None = None) -> list[str]: ...

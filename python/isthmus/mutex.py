@@ -24,7 +24,7 @@ class Mutex(_core.Mutex):
 
     __slots__ = ()
 
-    def __new__(
+    def __new__(  # noqa: D102 - the class says it
         cls,
         name: str | None = None,
         *,

@@ -51,7 +51,7 @@ class Queue(_core.Queue):
 
     __slots__ = ()
 
-    def __new__(
+    def __new__(  # noqa: D102 - the class says it
         cls,
         name: str | None = None,
         *,

@@ -6,7 +6,7 @@ import sys
 
 def test_the_stub_agrees_with_the_native_module() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "mypy.stubtest", "isthmus._core", "--mypy-config-file", "/dev/null"],
+        [sys.executable, "-m", "mypy.stubtest", "isthmus._core"],
         capture_output=True,
         text=True,
         check=False,
