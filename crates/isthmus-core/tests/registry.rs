@@ -247,7 +247,9 @@ fn many_claim_at_once_and_nobody_shares() {
             })
         })
         .collect();
-    children.iter_mut().for_each(|child| child.send(0));
+    for child in &mut children {
+        child.send(0);
+    }
     let mut owners: Vec<u64> = children.iter_mut().map(Child::receive).collect();
     owners.sort_unstable();
     owners.dedup();
@@ -310,7 +312,9 @@ fn fork_while_other_threads_open_and_claim_never_hangs_the_child() {
         child.join();
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for thread in threads {
+        thread.join().unwrap();
+    }
 }
 
 #[test]

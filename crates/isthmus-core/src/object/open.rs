@@ -7,13 +7,18 @@
 //! have closed.
 //!
 //! ```text
-//! create: no name -> reserve -> lock shared -> body -> header -> linkat -> use
+//! create: no name -> reserve -> lock shared -> map, body, header -> linkat -> open the name anew, lock that
+//!         shared, unlock and close the first -> use
 //! open:   open -> [not persistent: exclusive lock? garbage: remove, start over]
 //!         -> lock shared (taken: somebody is removing it, wait and start over)
-//!         -> does the name still lead here? else start over -> validate -> map -> use
+//!         -> does the name still lead here? else start over -> validate -> map through another open -> use
 //! close:  close own descriptor -> open the name anew -> same file? -> exclusive lock? -> still the same
 //!         file? -> remove the name -> close
 //! ```
+//! A mapping keeps the description it was made through open, and with it the lock, until it is unmapped. So
+//! the description that carries the lock is never the one that was mapped: `close` must work while other
+//! threads still look at the memory, and unlocking explicitly would unlock for forked children too.
+//!
 //! The closer asks on a new description because converting its own would succeed under a forked child that
 //! shares it. An exclusive lock is held for a few system calls; killed in between, the kernel drops it and
 //! the object is garbage as before. A process *stopped* exactly there holds up openers of this name, who give
@@ -31,7 +36,7 @@ use crate::error::{Error, Result};
 use crate::namespace::{Namespace, check_name};
 use crate::registry::Registry;
 use crate::sys::file::{self, File};
-use crate::sys::lock::{Flock, flock, lock_byte_of_description};
+use crate::sys::lock::{Flock, flock, lock_byte_of_description, unflock};
 use crate::sys::map::Map;
 use crate::sys::{clock, limits, proc};
 
@@ -78,13 +83,12 @@ pub(super) fn open(
     let mut wait = Wait::new();
     loop {
         if let Some(found) = file::stat_at(namespace.directory(), name)? {
-            if !found.is_regular() {
-                return Err(foreign(namespace, name));
-            }
             if matches!(mode, Mode::Create) {
                 if !remove_garbage(namespace, name, None)? {
                     return Err(Error::Exists(namespace.path_of(name)));
                 }
+            } else if !found.is_regular() {
+                return Err(foreign(namespace, name));
             } else if let Some(object) =
                 existing(namespace, &registry, name, (spec.kind, spec.version), check, &mut wait)?
             {
@@ -97,7 +101,7 @@ pub(super) fn open(
         }
         let object = build(namespace, &registry, Some(name), spec, init)?;
         if file::publish(&object.file, namespace.directory(), name)? {
-            return Ok(object);
+            return lock_beside_mapping(namespace, name, object);
         }
         object.file.close(); // somebody was faster; ours has no name and vanishes
     }
@@ -109,6 +113,29 @@ fn foreign(namespace: &Namespace, name: &str) -> Error {
          header layout",
         namespace.path_of(name).display()
     ))
+}
+
+/// Moves the lock of a new object from the description that was mapped to one that was not.
+fn lock_beside_mapping(namespace: &Namespace, name: &str, mut object: Object) -> Result<Object> {
+    let moved = match file::open_at(namespace.directory(), name, true) {
+        Ok(Some(fresh)) if fresh.identity() == object.file.identity() => {
+            flock(&fresh, Flock::Shared).map(|locked| locked.then_some(fresh))
+        }
+        Ok(_) => Ok(None), // unlinked already: no name, nothing to keep it with
+        Err(error) => Err(error),
+    };
+    match moved {
+        Ok(None) => {}
+        Ok(Some(fresh)) => {
+            unflock(&object.file);
+            object.file = fresh;
+        }
+        Err(error) => {
+            unflock(&object.file); // so that dropping the object can remove the name
+            return Err(error);
+        }
+    }
+    Ok(object)
 }
 
 /// Opens what the name leads to; `None` to start over.
@@ -134,14 +161,16 @@ fn existing(
         remove_if_same(namespace, name, &file)?;
         return Ok(None);
     }
-    if !flock(&file, Flock::Shared)? || !leads_to(namespace, name, &file)? {
+    let to_map =
+        if flock(&file, Flock::Shared)? { file::open_at(namespace.directory(), name, true)? } else { None };
+    let Some(to_map) = to_map.filter(|to_map| to_map.identity() == file.identity()) else {
         drop(file);
         wait.again(namespace, name)?;
         return Ok(None);
-    }
+    };
     let expected = Expected { kind, version, identity: registry.identity(), name };
     let identity = file.identity();
-    let opened = accept(namespace, registry, Some(name), file, header, &expected, check);
+    let opened = accept(namespace, registry, Some(name), (file, Some(&to_map)), header, &expected, check);
     if opened.is_err() {
         // Our shared lock may have kept the last user from removing the name.
         remove_garbage(namespace, name, Some(identity))?;
@@ -149,12 +178,12 @@ fn existing(
     opened.map(Some)
 }
 
-/// Validates and maps a file that is locked (or anonymous).
+/// Validates a file that is locked (or anonymous), and maps it through `to_map`.
 fn accept(
     namespace: &Arc<Namespace>,
     registry: &Arc<Registry>,
     name: Option<&str>,
-    file: File,
+    (file, to_map): (File, Option<&File>),
     header: Header,
     expected: &Expected<'_>,
     check: Check<'_>,
@@ -166,7 +195,7 @@ fn accept(
         limits::reserve(&file, found.size, Some((namespace.directory(), namespace.path())))?;
     }
     check(&header.attributes)?;
-    let map = Map::shared(&file, header.total as usize)?;
+    let map = Map::shared(to_map.unwrap_or(&file), header.total as usize)?;
     Ok(Object::new(namespace.clone(), registry.clone(), name, file, map, header, false))
 }
 
@@ -198,9 +227,8 @@ pub(super) fn build(
         Err(Error::NoSpace(_)) if !namespace.sweep()?.is_empty() => attempt()?,
         other => other?,
     };
-    if !flock(&file, Flock::Shared)? {
-        return Err(Error::Corrupt("a file without a name is locked by somebody else".to_owned()));
-    }
+    // Nobody else can know a file without a name; the lock cannot be refused.
+    flock(&file, Flock::Shared)?;
     let map = Map::shared(&file, spec.size as usize)?;
     init(&map)?;
     let persistent = if spec.persistent { PERSISTENT } else { 0 };
@@ -246,7 +274,7 @@ pub(super) fn of_process(
         Some(header) if header.nonce == nonce && header.flags & ANONYMOUS != 0 => {
             let expected =
                 Expected { kind, version, identity: registry.identity(), name: "the anonymous object" };
-            accept(namespace, &registry, None, file, header, &expected, check)
+            accept(namespace, &registry, None, (file, None), header, &expected, check)
         }
         _ => Err(gone()), // the sender closed it, and the number is used again
     }

@@ -255,13 +255,12 @@ pub fn unnamed(directory: &File, place: &Path, mode: u32) -> Result<File> {
     let flags = libc::O_RDWR | libc::O_TMPFILE | libc::O_CLOEXEC;
     // SAFETY: the name is a C string literal.
     let fd = unsafe { libc::openat(directory.raw(), c".".as_ptr(), flags, 0o600) };
-    if fd < 0 && matches!(errno(), libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT) {
-        let reason = if errno() == libc::ENOENT {
-            "was removed while in use"
-        } else {
-            "is on a file system without O_TMPFILE; set ISTHMUS_NAMESPACE to a directory on tmpfs"
-        };
-        return Err(Error::Invalid(format!("the namespace {} {reason}", place.display())));
+    if fd < 0 && matches!(errno(), libc::EOPNOTSUPP | libc::EISDIR) {
+        return Err(Error::Invalid(format!(
+            "the namespace {} is on a file system without O_TMPFILE; set ISTHMUS_NAMESPACE to a directory on \
+             tmpfs",
+            place.display()
+        )));
     }
     if fd < 0 && matches!(errno(), libc::ENOSPC | libc::EDQUOT) {
         return Err(Error::NoSpace(format!("no room for one more file in {}", place.display())));
@@ -319,6 +318,9 @@ pub fn publish(file: &File, directory: &File, name: &str) -> Result<bool> {
     match code {
         0 => Ok(true),
         _ if errno() == libc::EEXIST => Ok(false),
+        _ if errno() == libc::ENOENT && directory.stat().is_ok_and(|found| found.links == 0) => {
+            Err(Error::Invalid(format!("the namespace was removed while in use; {name} cannot be created")))
+        }
         _ => Err(Error::last_os("linkat", Some(path))),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | kind | belongs to | dropped by | shared with forked children |
 //! |---|---|---|---|
-//! | [`flock`] | open file description | its last close | yes |
+//! | [`flock`] | open file description | its last close; a mapping made through it keeps it open | yes |
 //! | [`lock_byte`] | process | exit, exec (close-on-exec), closing *any* descriptor of the file | no |
 //! | [`lock_byte_of_description`] | open file description | its last close | yes |
 
@@ -36,6 +36,12 @@ pub fn flock(file: &File, kind: Flock) -> Result<bool> {
             other => return Err(other),
         }
     }
+}
+
+/// Drops the `flock` of this open file description, for all who share it.
+pub fn unflock(file: &File) {
+    // SAFETY: plain call on a descriptor. It cannot fail on one that carries a lock.
+    unsafe { libc::flock(file.raw(), libc::LOCK_UN) };
 }
 
 fn byte(kind: i32, offset: u64) -> libc::flock {
