@@ -141,7 +141,6 @@ def main(argv: list[str] | None = None) -> int:
     seconds = options.seconds or (0.1 if options.quick else 0.2)
     rounds = options.rounds or (6 if options.quick else 24)
     with tempfile.TemporaryDirectory(prefix="isthmus-benches-", dir="/dev/shm") as directory:
-        os.environ["ISTHMUS_NAMESPACE"] = directory
         setting = Setting(Place(Path(directory), f"bench-{os.getpid()}"), cpus, seconds)
         results = measure(options, setting, rounds)
     if options.json:

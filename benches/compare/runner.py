@@ -125,7 +125,7 @@ def describe_entry(entry: Entry) -> dict[str, Any]:
         "title": contender.title,
         "peer": contender.peer,
         "version": of.version() if of else None,
-        "note": of.note if of else "",
+        "note": "; ".join(filter(None, (of.note if of else "", contender.chosen))),
         "absent": entry.absent,
         "slices": len(samples),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import multiprocessing
@@ -15,6 +16,8 @@ from typing import Any
 
 FORK = multiprocessing.get_context("fork")
 SETUP_SECONDS = 30.0
+STOP_SECONDS = 2.0
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LARGEST_MMAP_THRESHOLD = 32 << 20  # glibc takes no more
 
@@ -23,13 +26,13 @@ class TeamError(Exception):
     """A worker failed, died or did not answer in time; the text says which."""
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(libc: ctypes.CDLL) -> None:
     """Makes glibc keep what was freed, for everyone alike.
 
     At its defaults it gives large blocks back to the kernel and faults them in again with the next
     message: up to ten times the cost of the copy, and as luck has it for one peer and not for another.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(libc, "mallopt", None)  # other libraries do not have it
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
@@ -38,23 +41,26 @@ def keep_freed_memory() -> None:
 def serve(connection: Connection, cpus: Sequence[int], setup: Callable[[], Any]) -> None:
     """The life of a worker: set up, then a method of the role for each request."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.sched_setaffinity(0, cpus)
-    keep_freed_memory()
+    keep_freed_memory(libc)
+    role = None
     try:
         role = setup()
         gc.collect()
         gc.freeze()
         gc.disable()  # the same for everyone; a collection would hit one slice and not its pair
         connection.send((True, None))
-        while True:
-            method, arguments = connection.recv()
+        while (request := connection.recv()) is not None:
+            method, arguments = request
             connection.send((True, getattr(role, method)(**arguments)))
-    except EOFError:
-        pass
     except BaseException:
         connection.send((False, traceback.format_exc()))
     finally:
-        connection.close()
+        role = None  # ends close and remove their names
+        gc.unfreeze()
+        gc.collect()
         os._exit(0)  # no atexit handlers of libraries that the parent shares
 
 
@@ -81,8 +87,10 @@ class Worker:
         return result
 
     def stop(self) -> None:
+        with contextlib.suppress(OSError):  # gone already
+            self.connection.send(None)  # closing would not do: younger workers inherited our end
+        self.process.join(STOP_SECONDS)
         self.connection.close()
-        self.process.join(0.5)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -109,6 +117,6 @@ class Team:
         return {name: self.workers[name].answer(deadline) for name in requests}
 
     def stop(self) -> None:
-        for worker in self.workers.values():
+        for worker in reversed(self.workers.values()):  # receivers last
             worker.stop()
         self.workers.clear()

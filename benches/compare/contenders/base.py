@@ -38,6 +38,7 @@ class Contender(ABC):
 
     def __init__(self, key: str, title: str, peer: str) -> None:
         self.key, self.title, self.peer = key, title, peer
+        self.chosen = ""  # a setting found by trying
         self.nanoseconds = 0.0  # the last slice's cost of one operation: how many make a slice
 
     def absent(self) -> str | None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from dataclasses import replace
 from typing import Any
 
 from benches.compare.peers import Channel, Peer, Place
 from benches.compare.roles import TRIPS, Answerer, Asker, Attached, Both, Sink, Source, clock
+from benches.compare.stats import median
 
 from .base import LONGEST_FACTOR, SHORTEST_WAIT, Counted, Sample, Setting
+
+TRIALS, TRIAL_PART = 5, 4  # slices, of a quarter of the usual length, with each buffer
 
 
 class RoundTrip(Counted):
@@ -68,6 +73,35 @@ class Stream(Counted):
         self.queue, self.message, self.batch = peer, message, batch
         self.quantum = batch or 1
         self.least = 1 if batch else 4
+
+    def start(self, setting: Setting) -> None:
+        if self.queue.buffers is not None:
+            self.queue = self.best_buffer(setting)
+        super().start(setting)
+
+    def best_buffer(self, setting: Setting) -> Peer:
+        """The peer with whichever of its buffers is fastest here and now."""
+        assert self.queue.buffers is not None
+        trials: dict[int, Stream] = {}
+        connect: Any = self.queue.connect
+        for size in self.queue.buffers(len(self.message)):
+            connected = functools.partial(connect, buffer=size)
+            peer = replace(self.queue, key=f"{self.key}-{size}", connect=connected, buffers=None)
+            trials[size] = Stream(peer, self.message, self.batch)
+        try:
+            short = replace(setting, seconds=setting.seconds / TRIAL_PART)
+            for trial in trials.values():
+                trial.start(short)
+            costs = {size: [trial.slice(short.seconds).value] for size, trial in trials.items()}
+            for _ in range(TRIALS - 1):
+                for size, trial in trials.items():
+                    costs[size].append(trial.slice(short.seconds).value)
+        finally:
+            for trial in trials.values():
+                trial.stop()
+        best = min(costs, key=lambda size: median(costs[size]))
+        self.chosen = f"buffer of {best / 2**20:.3g} MiB"
+        return replace(self.queue, connect=functools.partial(connect, buffer=best), buffers=None)
 
     def assemble(self, setting: Setting) -> None:
         channel = self.channel(self.queue, setting.place, len(self.message))

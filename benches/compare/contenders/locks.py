@@ -14,12 +14,20 @@ class Lock(Counted):
     def __init__(self, peer: LockPeer, contending: int) -> None:
         super().__init__(peer.key, peer.title, peer)
         self.lock = peer
+        self.place: Place | None = None
         self.lockers = [f"locker{i}" for i in range(contending)]
 
     def assemble(self, setting: Setting) -> None:
-        opened = self.lock.prepare(Place(setting.place.directory, f"{setting.place.name}-{self.key}"))
+        self.place = Place(setting.place.directory, f"{setting.place.name}-{self.key}")
+        opened = self.lock.prepare(self.place)
         for name, cpu in zip(self.lockers, setting.cpus, strict=False):
             self.team.add(name, [cpu], lambda: Locker(opened))
+
+    def stop(self) -> None:
+        super().stop()
+        if self.lock.clean is not None and self.place is not None:
+            self.lock.clean(self.place)
+            self.place = None
 
     def measure(self, count: int, limit: float) -> Sample:
         if len(self.lockers) == 1:

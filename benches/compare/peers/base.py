@@ -89,6 +89,8 @@ class Peer(Library):
     connect: Callable[[Place, int], Channel]  # place and size of a message
     largest: int | None = field(default=None, kw_only=True)  # bytes of the largest message it can move
     batches: bool = field(default=False, kw_only=True)
+    # Sizes of its buffer worth trying for messages of a size; `connect` then takes `buffer=`.
+    buffers: Callable[[int], Sequence[int]] | None = field(default=None, kw_only=True)
 
 
 Opened = Callable[[], tuple[Callable[[], Any], Callable[[], Any]]]  # acquire and release, in a process
@@ -99,3 +101,4 @@ class LockPeer(Library):
     """A lock two processes can share: `prepare` in the parent, what it answers called in each process."""
 
     prepare: Callable[[Place], Opened]
+    clean: Callable[[Place], None] | None = field(default=None, kw_only=True)  # after the processes have gone

@@ -1,6 +1,7 @@
 """cloudtoid-interprocess: a shared-memory ring; fastest when its caller polls.
 
-Its subscriber zeroes what it has read, so a ring that fits in the cache is its best setting.
+Its subscriber zeroes what it has read, so a ring that fits in a cache is good; a larger one rides out
+interruptions. Which is best depends on the machine: streams try several.
 There is no blocking send: both modes poll when the ring is full. `receive` sleeps on a named
 semaphore at once, without spinning, and looks again every 5 ms.
 """
@@ -13,17 +14,20 @@ from typing import Any
 
 from .base import Channel, Peer, Place, Receiver, Sender
 
-SMALL_RING = 256 << 10
-IN_FLIGHT = 3
+RINGS = (256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20)
+USUAL = 4 << 20
 
 
-def ring_size(size: int) -> int:
-    return max(SMALL_RING, IN_FLIGHT * (size + 64) & ~7)
+def rings(size: int) -> list[int]:
+    """Those that hold four messages, and the smallest that holds two."""
+    record = (size + 64) & ~7
+    return sorted({max(RINGS[0], 2 * record), *(ring for ring in RINGS if ring >= 4 * record)})
 
 
 class CloudtoidChannel(Channel):
-    def __init__(self, place: Place, size: int, *, polled: bool) -> None:
-        self.arguments = (place.name, ring_size(size), str(place.directory))
+    def __init__(self, place: Place, size: int, buffer: int = 0, *, polled: bool) -> None:
+        ring = buffer or max(USUAL, 4 * (size + 64) & ~7)
+        self.arguments = (place.name, ring, str(place.directory))
         self.polled = polled
 
     def library(self) -> Any:
@@ -46,6 +50,7 @@ POLLED = Peer(
     functools.partial(CloudtoidChannel, polled=True),
     module="cloudtoid_interprocess",
     distribution="cloudtoid-interprocess",
+    buffers=rings,
     batches=True,
     note="`try_send` and `try_receive` called in a loop until they succeed: a whole core on each side",
 )
@@ -56,5 +61,6 @@ BLOCKING = Peer(
     functools.partial(CloudtoidChannel, polled=False),
     module="cloudtoid_interprocess",
     distribution="cloudtoid-interprocess",
+    buffers=rings,
     note="`receive` blocks; there is no blocking send, so the sender polls `try_send` when the ring is full",
 )

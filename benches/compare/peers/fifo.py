@@ -8,8 +8,11 @@ from typing import Any
 
 from .base import Channel, Peer, Place, Receiver, Sender
 
-IN_FLIGHT = 4
-SMALL_RING = 1 << 20
+RINGS = (1 << 20, 8 << 20, 64 << 20)
+
+
+def rings(size: int) -> list[int]:
+    return [ring for ring in RINGS if ring >= 4 * size]
 
 
 def as_they_are(message: Any) -> Any:
@@ -19,11 +22,11 @@ def as_they_are(message: Any) -> Any:
 class FasterFifoChannel(Channel):
     """Given its own serializers, it moves bytes without pickling: its best setting."""
 
-    def __init__(self, place: Place, size: int) -> None:
+    def __init__(self, place: Place, size: int, buffer: int = 0) -> None:
         library: Any = importlib.import_module("faster_fifo")
-        ring = max(SMALL_RING, IN_FLIGHT * (size + 64))
+        ring = buffer or max(RINGS[0], 4 * (size + 64))
         self.queue = library.Queue(max_size_bytes=ring, dumps=as_they_are, loads=bytes)
-        self.buffer = max(SMALL_RING, 2 * size)
+        self.buffer = max(1 << 20, 2 * size)  # of the receiver; grown by itself it would reach this too
 
     def sender(self) -> Sender:
         return Sender(self.queue.put, self.queue.put_many, keep=self.queue)
@@ -46,5 +49,6 @@ QUEUE = Peer(
     module="faster_fifo",
     distribution="faster-fifo",
     batches=True,
+    buffers=rings,
     note="pickling switched off (own `dumps` and `loads`)",
 )

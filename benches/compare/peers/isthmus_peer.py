@@ -12,10 +12,17 @@ DEFAULT_CAPACITY = 8 << 20
 IN_FLIGHT = 4  # messages a queue should be able to hold
 
 
+def namespace(place: Place) -> str:
+    """A directory of its own, closed to others as a namespace must be."""
+    directory = place.directory / "isthmus"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return str(directory)
+
+
 class QueueChannel(Channel):
     def __init__(self, place: Place, size: int, capacity: int | None = None) -> None:
         self.place = place
-        self.options: dict[str, Any] = {"namespace": str(place.directory)}
+        self.options: dict[str, Any] = {"namespace": namespace(place)}
         wanted = capacity or IN_FLIGHT * (size + 4096)
         if wanted > DEFAULT_CAPACITY:
             self.options["capacity"] = wanted
@@ -33,8 +40,10 @@ class QueueChannel(Channel):
 
 
 def prepare_mutex(place: Place) -> Opened:
+    directory = namespace(place)
+
     def open_mutex() -> tuple[Callable[[], Any], Callable[[], Any]]:
-        mutex = importlib.import_module("isthmus").Mutex(place.name, namespace=str(place.directory))
+        mutex = importlib.import_module("isthmus").Mutex(place.name, namespace=directory)
         return mutex.acquire, mutex.release
 
     return open_mutex

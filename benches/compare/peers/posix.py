@@ -52,6 +52,12 @@ def prepare_semaphore(place: Place) -> Opened:
     return open_semaphore
 
 
+def unlink_semaphore(place: Place) -> None:
+    library: Any = importlib.import_module("posix_ipc")
+    with contextlib.suppress(library.ExistentialError):
+        library.unlink_semaphore(f"/{place.name}")
+
+
 QUEUE = Peer(
     "posix-mq",
     "posix_ipc.MessageQueue",
@@ -66,6 +72,7 @@ SEMAPHORE = LockPeer(
     "posix-sem",
     "posix_ipc.Semaphore",
     prepare_semaphore,
+    clean=unlink_semaphore,
     module="posix_ipc",
     distribution="posix-ipc",
     note="a token, not a lock",
