@@ -87,6 +87,7 @@ impl ForkLock {
 
     pub(crate) fn lock(&self) -> ForkGuard<'_> {
         let now = epoch();
+        let mut round = 0_u32;
         loop {
             let seen = self.0.load(Ordering::Relaxed);
             // SYNC(forklock): what the last holder wrote is visible to the next.
@@ -94,7 +95,13 @@ impl ForkLock {
             {
                 return ForkGuard(&self.0);
             }
-            std::thread::yield_now();
+            // After a while sleep, or a real-time waiter would keep the holder from running.
+            if round < 100 {
+                std::thread::yield_now()
+            } else {
+                sys::clock::nap_us(50)
+            }
+            round = round.saturating_add(1);
         }
     }
 }

@@ -234,6 +234,25 @@ fn a_process_whose_descriptors_were_all_closed_lives_and_recovers() {
 }
 
 #[test]
+fn a_stopped_claimer_that_looks_at_a_dead_slot_hides_no_death() {
+    let scratch = Scratch::new();
+    let registry = registry(&scratch);
+    let (mut dead, owner) = claimer(&scratch, idle);
+    dead.kill();
+    let path = scratch.path().to_owned();
+    let mut looker = fork(move |parent| {
+        let directory = isthmus_core::sys::file::open_directory(&path).unwrap();
+        let file = isthmus_core::sys::file::open_at(&directory, ".registry", true).unwrap().unwrap();
+        assert!(isthmus_core::sys::lock::lock_byte(&file, u64::from(owner.slot())).unwrap());
+        parent.send(0);
+        parent.wait();
+    });
+    looker.receive();
+    looker.signal(libc::SIGSTOP);
+    assert!(registry.is_dead(owner));
+}
+
+#[test]
 fn many_claim_at_once_and_nobody_shares() {
     let scratch = Scratch::new();
     let mut children: Vec<Child> = (0..48)
@@ -380,6 +399,33 @@ fn in_new_pid_namespace(scratch: &Scratch, body: impl FnOnce(&Registry, &mut Par
     });
     let owner = Owner::from_word(child.receive());
     (child, owner)
+}
+
+#[test]
+fn a_shifted_clock_of_a_time_namespace_is_no_proof_of_death() {
+    let scratch = Scratch::new();
+    let registry = registry(&scratch);
+    let path = scratch.path().to_owned();
+    let mut shell = fork(move |parent| {
+        // SAFETY: concerns only children of this child.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWTIME) }, 0, "this test needs root");
+        std::fs::write("/proc/self/timens_offsets", "boottime 100000 0").unwrap();
+        let mut inner = fork(|up| {
+            let registry = Registry::for_namespace(&Namespace::open(Some(&path)).unwrap()).unwrap();
+            let me = registry.me().unwrap();
+            drop(std::fs::File::open(path.join(".registry")).unwrap());
+            up.send(me.word());
+            up.wait();
+        });
+        parent.send(inner.receive());
+        parent.wait();
+    });
+    let owner = Owner::from_word(shell.receive());
+    assert!(!registry.is_dead(owner));
+    let inner = registry.describe(owner).unwrap().pid;
+    // SAFETY: the grandchild started above.
+    assert_eq!(unsafe { libc::kill(inner as i32, libc::SIGKILL) }, 0);
+    wait_until("it is dead", || registry.is_dead(owner));
 }
 
 #[test]

@@ -173,7 +173,7 @@ fn existing(
     let opened = accept(namespace, registry, Some(name), (file, Some(&to_map)), header, &expected, check);
     if opened.is_err() {
         // Our shared lock may have kept the last user from removing the name.
-        remove_garbage(namespace, name, Some(identity))?;
+        let _ = remove_garbage(namespace, name, Some(identity));
     }
     opened.map(Some)
 }
@@ -218,7 +218,6 @@ pub(super) fn build(
             return Ok(file);
         }
         let (directory, path) = (namespace.directory(), namespace.path());
-        limits::check(spec.size, Some((directory, path)))?;
         let file = file::unnamed(directory, path, namespace.file_mode())?;
         limits::reserve(&file, spec.size, Some((directory, path)))?;
         Ok(file)

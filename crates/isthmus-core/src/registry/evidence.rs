@@ -9,7 +9,7 @@
 //! | of this PID namespace, and `/proc` shows it | the pid is gone; or it started at another time; or it is a zombie without living threads; or its stack lies elsewhere or it no longer maps the registry (it went through exec) |
 //! | of this PID namespace, `/proc` unusable | the pid is gone (`kill` says so); a reused pid keeps it alive |
 //! | of another PID namespace whose processes `/proc` shows (a descendant: container seen from the host) | as in the first row, found by its innermost pid and its namespace |
-//! | of another PID namespace, not to be seen | its lock is free: nothing else can be known, the free lock condemns |
+//! | of another PID namespace, not to be seen; or of an unknown one (it had no `/proc`) | its lock is free: nothing else can be known, the free lock condemns |
 //!
 //! So across containers that cannot see each other a process must not lose its lock: nothing in it may open
 //! and close the registry file. Within one PID namespace that is harmless.
