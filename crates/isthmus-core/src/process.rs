@@ -97,9 +97,9 @@ impl ForkLock {
             }
             // After a while sleep, or a real-time waiter would keep the holder from running.
             if round < 100 {
-                std::thread::yield_now()
+                std::thread::yield_now();
             } else {
-                sys::clock::nap_us(50)
+                sys::clock::nap_us(50);
             }
             round = round.saturating_add(1);
         }

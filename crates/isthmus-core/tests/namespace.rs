@@ -1,4 +1,5 @@
 //! The directory of named objects: what is accepted, what is refused, and what the refusal says.
+#![cfg(not(loom))]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Objects: born whole, gone with their last user, refused when they do not fit.
+#![cfg(not(loom))]
 
 mod common;
 

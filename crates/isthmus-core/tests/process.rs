@@ -1,4 +1,5 @@
 //! Fork detection with real forks.
+#![cfg(not(loom))]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Who is alive: with processes that are killed, stopped, forked, replaced by exec, or robbed of their lock.
+#![cfg(not(loom))]
 
 mod common;
 
