@@ -104,4 +104,5 @@ def _reopen(cls: type[Mutex], namespace: str, name: str, recovers: bool) -> Mute
 
 
 def _adopt(cls: type[Mutex], namespace: str, pid: int, fd: int, nonce: int, recovers: bool) -> Mutex:
-    return cls._adopt(namespace, pid, fd, nonce, recovers)
+    on_owner_died: Literal["raise", "recover"] = "recover" if recovers else "raise"
+    return _core.Mutex.__new__(cls, None, "open", on_owner_died, namespace, (pid, fd, nonce))

@@ -122,4 +122,4 @@ def _reopen(cls: type[Queue], namespace: str, name: str) -> Queue:
 
 
 def _adopt(cls: type[Queue], namespace: str, pid: int, fd: int, nonce: int) -> Queue:
-    return cls._adopt(namespace, pid, fd, nonce)
+    return _core.Queue.__new__(cls, None, "open", None, None, None, namespace, (pid, fd, nonce))

@@ -21,6 +21,15 @@ pub(crate) enum Timeout {
 }
 
 impl Timeout {
+    /// Refuses what is no timeout, for calls that may not need one.
+    #[inline]
+    pub(crate) fn check(seconds: Option<f64>) -> PyResult<()> {
+        match seconds {
+            Some(seconds) if seconds.is_nan() || seconds < 0.0 => Timeout::new(Some(seconds)).map(drop),
+            _ => Ok(()),
+        }
+    }
+
     /// Seconds, `None` for ever.
     pub(crate) fn new(seconds: Option<f64>) -> PyResult<Timeout> {
         match seconds {

@@ -103,16 +103,10 @@ impl PyMutex {
 
     #[inline]
     fn acquire_within(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        Timeout::check(timeout)?;
         let me = self.handle.session().me_here().or_raise(py)?;
         if self.handle.try_acquire(me, &Slices::default()) == Found::Acquired {
-            // A negative timeout is refused even where it does not matter.
-            return match timeout {
-                Some(seconds) if seconds < 0.0 || seconds.is_nan() => {
-                    self.handle.mutex().release(me).or_raise(py)?;
-                    Timeout::new(timeout).map(|_| false)
-                }
-                _ => Ok(true),
-            };
+            return Ok(true);
         }
         Ok(!matches!(self.take(py, Timeout::new(timeout)?, self.recovers)?, Taken::TimedOut))
     }
@@ -121,13 +115,14 @@ impl PyMutex {
 #[pymethods]
 impl PyMutex {
     #[new]
-    #[pyo3(signature = (name, mode_, on_owner_died, namespace_))]
+    #[pyo3(signature = (name, mode_, on_owner_died, namespace_, adopt = None))]
     fn new(
         py: Python<'_>,
         name: Option<&str>,
         mode_: &str,
         on_owner_died: &str,
         namespace_: Option<PathBuf>,
+        adopt: Option<(u32, i32, u64)>,
     ) -> PyResult<PyMutex> {
         let recovers = match on_owner_died {
             "raise" => false,
@@ -139,26 +134,13 @@ impl PyMutex {
             }
         };
         let space = namespace(py, namespace_)?;
-        let handle = match name {
-            Some(name) => MutexHandle::open(&space, name, mode(mode_)?),
-            None => MutexHandle::anonymous(&space),
+        let handle = match (name, adopt) {
+            // The anonymous mutex behind a descriptor of another process: for unpickling.
+            (_, Some((pid, fd, nonce))) => MutexHandle::from_fd_of(&space, pid, fd, nonce),
+            (Some(name), None) => MutexHandle::open(&space, name, mode(mode_)?),
+            (None, None) => MutexHandle::anonymous(&space),
         };
         Ok(PyMutex { handle: handle.or_raise(py)?, recovers })
-    }
-
-    /// Opens the anonymous mutex behind a descriptor of another process; for unpickling.
-    #[classmethod]
-    fn _adopt(
-        class: &Bound<'_, pyo3::types::PyType>,
-        namespace_: PathBuf,
-        pid: u32,
-        fd: i32,
-        nonce: u64,
-        recovers: bool,
-    ) -> PyResult<PyMutex> {
-        let py = class.py();
-        let space = namespace(py, Some(namespace_))?;
-        Ok(PyMutex { handle: MutexHandle::from_fd_of(&space, pid, fd, nonce).or_raise(py)?, recovers })
     }
 
     /// Where the object is: namespace, name, descriptor, nonce, whether it recovers; for pickling.

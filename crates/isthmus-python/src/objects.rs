@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use isthmus_core::object::{QUEUE, inspect, kind_name};
+use isthmus_core::object::{MUTEX, QUEUE, inspect};
 use isthmus_core::queue::handle::peek;
 use pyo3::prelude::*;
 
@@ -12,6 +12,14 @@ use crate::errors::OrRaise;
 /// (name, kind, size, created, persistent, depth, capacity, [(pid, command)], problem)
 pub(crate) type Row =
     (String, String, u64, f64, bool, Option<u64>, Option<u64>, Vec<(u32, String)>, Option<String>);
+
+fn kind(number: u32) -> &'static str {
+    match number {
+        QUEUE => "queue",
+        MUTEX => "mutex",
+        _ => "?",
+    }
+}
 
 /// The objects of a namespace; nothing stays open and nobody is disturbed.
 #[pyfunction]
@@ -25,7 +33,7 @@ pub(crate) fn objects(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<V
         attached.dedup();
         (
             found.name,
-            kind_name(found.kind),
+            kind(found.kind).to_owned(),
             found.size,
             found.created_ns as f64 / 1e9,
             found.persistent,

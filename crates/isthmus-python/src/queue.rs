@@ -76,9 +76,10 @@ impl PyQueue {
     fn put_large(&self, py: Python<'_>, message: &[u8], timeout: Timeout) -> PyResult<()> {
         let queue = self.handle.queue();
         let length = message.len();
+        self.check_size(py, length)?;
         let me = self.handle.producer().or_raise(py)?;
         let attempt = Attempt::default();
-        let run = match queue.try_claim(me, &attempt, length).or_raise(py).map_err(|e| self.explain(py, e))? {
+        let run = match queue.try_claim(me, &attempt, length).or_raise(py)? {
             Step::Done(run) => run,
             Step::Wait(on) => {
                 drive(py, &self.handle, End::Producer, timeout, on, |me, a| queue.try_claim(me, a, length))?
@@ -103,17 +104,21 @@ impl PyQueue {
         Ok(())
     }
 
-    /// Adds to `TooLarge` what to set.
-    fn explain(&self, py: Python<'_>, error: PyErr) -> PyErr {
-        let capacity = self.handle.queue().geometry().capacity;
-        let _ = error.add_note(
-            py,
-            format!(
-                "a queue of capacity={capacity} holds messages of up to {} bytes: create it with a larger capacity=",
-                self.handle.queue().geometry().message_max()
-            ),
+    /// Refuses a message that could never fit; says what to set.
+    fn check_size(&self, py: Python<'_>, size: usize) -> PyResult<()> {
+        let geometry = self.handle.queue().geometry();
+        let limit = geometry.message_max();
+        if size <= limit {
+            return Ok(());
+        }
+        let text = format!(
+            "a message of {size} bytes is over the limit of {limit}: a queue of capacity={} holds no larger ones \
+             (create it with capacity={} or more)",
+            geometry.capacity,
+            (2 * size).next_power_of_two()
         );
-        error
+        let number = |value: usize| value.into_pyobject(py).map_or_else(|never| match never {}, |v| v.into_any().unbind());
+        Err(raise(py, "TooLarge", &text, &[("size", number(size)), ("limit", number(limit))]))
     }
 
     /// A large message that was taken: copied out, its block given back.
@@ -153,7 +158,8 @@ impl Drop for Claim<'_> {
 #[pymethods]
 impl PyQueue {
     #[new]
-    #[pyo3(signature = (name, mode_, capacity, persistent, ends_with_producers, namespace_))]
+    #[pyo3(signature = (name, mode_, capacity, persistent, ends_with_producers, namespace_, adopt = None))]
+    #[expect(clippy::too_many_arguments, reason = "the Python side gives them names")]
     fn new(
         py: Python<'_>,
         name: Option<&str>,
@@ -162,7 +168,13 @@ impl PyQueue {
         persistent: Option<bool>,
         ends_with_producers: Option<bool>,
         namespace_: Option<PathBuf>,
+        adopt: Option<(u32, i32, u64)>,
     ) -> PyResult<PyQueue> {
+        // The anonymous queue behind a descriptor of another process (pid, fd, nonce): for unpickling.
+        if let Some((pid, fd, nonce)) = adopt {
+            let space = namespace(py, namespace_)?;
+            return Ok(PyQueue { handle: QueueHandle::from_fd_of(&space, pid, fd, nonce).or_raise(py)? });
+        }
         let capacity = capacity
             .map(|asked| match u64::try_from(asked) {
                 Ok(asked) if asked > 0 => Ok(asked),
@@ -176,20 +188,6 @@ impl PyQueue {
             None => QueueHandle::anonymous(&space, &asked),
         };
         Ok(PyQueue { handle: handle.or_raise(py)? })
-    }
-
-    /// Opens the anonymous queue behind a descriptor of another process; for unpickling.
-    #[classmethod]
-    fn _adopt<'py>(
-        class: &Bound<'py, pyo3::types::PyType>,
-        namespace_: PathBuf,
-        pid: u32,
-        fd: i32,
-        nonce: u64,
-    ) -> PyResult<PyQueue> {
-        let py = class.py();
-        let space = namespace(py, Some(namespace_))?;
-        Ok(PyQueue { handle: QueueHandle::from_fd_of(&space, pid, fd, nonce).or_raise(py)? })
     }
 
     /// Where the object is: namespace, name, descriptor, nonce; for pickling.
@@ -206,6 +204,7 @@ impl PyQueue {
     /// that is killed takes at most the message of that call with it; the room comes back.
     #[pyo3(signature = (message, timeout = None))]
     fn put(&self, py: Python<'_>, message: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<()> {
+        Timeout::check(timeout)?;
         let bytes = Bytes::new(message)?;
         let message = bytes.as_slice();
         if message.len() <= self.handle.queue().geometry().inline_max() {
@@ -222,6 +221,7 @@ impl PyQueue {
     /// `ends_with_producers` was killed, `ClosedError`.
     #[pyo3(signature = (timeout = None))]
     fn get<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyBytes>> {
+        Timeout::check(timeout)?;
         let queue = self.handle.queue();
         let mut buffer = [MaybeUninit::<u8>::uninit(); INLINE_MAX];
         let me = self.handle.consumer().or_raise(py)?;
@@ -260,10 +260,7 @@ impl PyQueue {
         let queue = self.handle.queue();
         let geometry = queue.geometry();
         // A message that can never fit is refused before the first one is put.
-        if let Some(size) = slices.iter().map(|m| m.len()).find(|size| *size > geometry.message_max()) {
-            let me = self.handle.producer().or_raise(py)?;
-            queue.try_claim(me, &Attempt::default(), size).or_raise(py).map_err(|e| self.explain(py, e))?;
-        }
+        self.check_size(py, slices.iter().map(|m| m.len()).max().unwrap_or(0))?;
         let mut sent = 0;
         while sent < slices.len() {
             let batch = batch_of(&slices[sent..], geometry.inline_max());
@@ -364,8 +361,9 @@ impl PyQueue {
         self.handle.session().object().unlink().or_raise(py)
     }
 
-    fn __enter__(slf: Py<Self>) -> Py<Self> {
-        slf
+    fn __enter__(slf: PyRef<'_, Self>) -> PyResult<PyRef<'_, Self>> {
+        slf.handle.session().me().or_raise(slf.py())?;
+        Ok(slf)
     }
 
     fn __exit__(
@@ -384,7 +382,7 @@ impl PyQueue {
         self.handle.session().object().name().map(str::to_owned)
     }
 
-    /// Bytes for messages: a quarter for small ones (up to 4096 bytes each), the rest for large ones.
+    /// Bytes for messages: half for small ones (up to 4096 bytes each), the rest for large ones.
     #[getter]
     fn capacity(&self) -> u64 {
         self.handle.queue().geometry().capacity
