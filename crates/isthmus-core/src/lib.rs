@@ -5,8 +5,9 @@
 //! queue  mutex                      structures, and the handles users hold of them
 //! lock  wait                        mechanisms inside structures
 //! session                           what every handle is made of
-//! object  namespace                 files, lifetime
-//! registry  process                 who is alive
+//! object                            files, lifetime
+//! registry                          who is alive
+//! namespace  process                where, and fork
 //! memory (mapping | loom | crash)   words and bytes
 //! sys                               the only place with raw system calls
 //! owner  error                      vocabulary
