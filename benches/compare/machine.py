@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import controls
-from .peers import ISTHMUS, PEERS
+from .peers import ISTHMUS, LOCKS, PEERS
 
 
 def processor() -> str:
@@ -41,7 +41,7 @@ def cache(cpu: int) -> str:
 def describe(cpus: tuple[int, int]) -> dict[str, Any]:
     versions = {
         peer.distribution: peer.version()
-        for peer in (ISTHMUS, *PEERS)
+        for peer in (ISTHMUS, *PEERS, *LOCKS)
         if peer.distribution and peer.version()
     }
     return {

@@ -53,7 +53,9 @@ def paused(choice: Choice) -> Case:
         [Target("isthmus", control.key, at_most=1.3)],
         "The asker sleeps for 1 ms before each trip, so that the other side has gone to sleep in the kernel: "
         "what a message costs when nobody was expecting it. Only the trip is timed. "
-        "The control is two bare futexes in C with the same pause.",
+        "The control is two bare futexes in C with the same pause; both its sides go to sleep at once. "
+        "A library whose asker spins for a moment before it sleeps saves the second of the two wake-ups "
+        "and comes in below it.",
         "Nearly all of it is the kernel waking an idle core (on a virtual machine, an exit to the "
         "hypervisor as well), so it changes with idle states, governor and hypervisor far more than with "
         "the library.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import cloudtoid, fifo, iceoryx, isthmus_peer, messaging, posix, standard
+from . import cloudtoid, fifo, iceoryx, isthmus_peer, messaging, posix, standard, surviving
 from .base import Channel, LockPeer, Peer, Place, Receiver, Sender
 
 ISTHMUS = isthmus_peer.QUEUE
@@ -19,7 +19,7 @@ PEERS: tuple[Peer, ...] = (
     cloudtoid.BLOCKING,
     cloudtoid.POLLED,
 )
-LOCKS: tuple[LockPeer, ...] = (standard.LOCK, posix.SEMAPHORE)
+LOCKS: tuple[LockPeer, ...] = (standard.LOCK, posix.SEMAPHORE, surviving.SEMAPHORE, surviving.FILE)
 ISTHMUS_LOCK = isthmus_peer.MUTEX
 
 __all__ = [

@@ -22,6 +22,12 @@ PANELS = (
 FLAT_PANELS = (("attached", "put and get, ns, by processes attached"), ("depth", "put and get, ns, by depth"))
 
 
+def logarithmic(axes: Any) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_minor_formatter("")
+
+
 def bars(axes: Any, case: dict[str, Any], title: str) -> None:
     entries = [
         e for e in case["contenders"] if e.get("slices") and (e["peer"] != "control" or case["unit"] != "M/s")
@@ -30,7 +36,7 @@ def bars(axes: Any, case: dict[str, Any], title: str) -> None:
     values = [amount(e["median_ns"], case["unit"], case["size"]) for e in entries]
     colours = [{"isthmus": OURS, "control": FLOOR}.get(e["peer"], THEIRS) for e in entries]
     axes.barh([e["title"] for e in entries], values, color=colours)
-    axes.set_xscale("log")
+    logarithmic(axes)
     axes.set_title(title, loc="left", fontsize=10)
     for i, value in enumerate(values):
         axes.annotate(f" {value:.3g}", (value, i), va="center", fontsize=7)
@@ -45,7 +51,7 @@ def line(axes: Any, case: dict[str, Any], title: str) -> None:
     axes.fill_between(
         x, [e["low_ns"] for e in entries], [e["high_ns"] for e in entries], color=OURS, alpha=0.15
     )
-    axes.set_xscale("log")
+    logarithmic(axes)
     axes.set_ylim(bottom=0)
     axes.set_title(title, loc="left", fontsize=10)
 
