@@ -2,7 +2,7 @@
 //! object's users could notice, except on garbage.
 
 use super::header::{BODY, CELLS, Header, cell};
-use super::open::{read_regular, remove_garbage, unlink};
+use super::remove::{read_regular, remove_garbage, unlink};
 use crate::error::{Error, Result};
 use crate::namespace::{Namespace, check_name};
 use crate::owner::Owner;

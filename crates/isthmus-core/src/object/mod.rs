@@ -1,12 +1,13 @@
 //! Objects: files in shared memory with a common header, a lifetime, and a table of who uses them.
 //!
 //! `header.rs` specifies the first 12,288 bytes, `open.rs` the protocol of creating, opening, closing and
-//! removing, `attach.rs` the attachment table, `list.rs` the view from outside.
+//! removing (which is in `remove.rs`), `attach.rs` the attachment table, `list.rs` the view from outside.
 
 mod attach;
 mod header;
 mod list;
 mod open;
+mod remove;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -188,7 +189,7 @@ impl Object {
         self.file.close();
         if let Some(name) = self.name.as_deref().filter(|_| !self.persistent()) {
             // What cannot be removed now is garbage that the next sweep takes.
-            let _ = open::remove_garbage(&self.namespace, name, Some(identity));
+            let _ = remove::remove_garbage(&self.namespace, name, Some(identity));
         }
     }
 
@@ -196,7 +197,7 @@ impl Object {
     /// [`Object::close`]. [`Error::NotFound`] if the name is gone or another object's.
     pub fn unlink(&self) -> Result<()> {
         match &self.name {
-            Some(name) => open::unlink(&self.namespace, name, Some(self.file.identity())),
+            Some(name) => remove::unlink(&self.namespace, name, Some(self.file.identity())),
             None => Err(Error::Invalid("an anonymous object has no name to remove".to_owned())),
         }
     }

@@ -22,7 +22,7 @@
 //! The closer asks on a new description because converting its own would succeed under a forked child that
 //! shares it. An exclusive lock is held for a few system calls; killed in between, the kernel drops it and
 //! the object is garbage as before. A process *stopped* exactly there holds up openers of this name, who give
-//! up after [`PATIENCE`] with an error that says so.
+//! up after `PATIENCE` with an error that says so.
 //!
 //! Removing by name is safe: on this inode removers exclude each other, by the exclusive lock, or by a shared
 //! one plus byte lock 0 of the description (`Object::unlink`), and nobody else removes names. A file that does
@@ -31,44 +31,18 @@
 use std::sync::Arc;
 
 use super::header::{ANONYMOUS, BODY, Expected, Header, PERSISTENT};
+use super::remove::{Wait, foreign, read_regular, remove_garbage, remove_if_same};
 use super::{Mode, Object, Spec};
 use crate::error::{Error, Result};
 use crate::namespace::{Namespace, check_name};
 use crate::registry::Registry;
 use crate::sys::file::{self, File};
-use crate::sys::lock::{Flock, flock, lock_byte_of_description, unflock};
+use crate::sys::lock::{Flock, flock, unflock};
 use crate::sys::map::Map;
 use crate::sys::{clock, limits, proc};
 
-/// How long an opener waits for a remover, ns. Removing takes microseconds.
-pub(super) const PATIENCE: u64 = 5_000_000_000;
-
 pub(super) type Init<'a> = &'a dyn Fn(&Map) -> Result<()>;
 pub(super) type Check<'a> = &'a dyn Fn(&[u64; 16]) -> Result<()>;
-
-/// Waiting for somebody who removes a name.
-struct Wait {
-    deadline: u64,
-    nap_us: u32,
-}
-
-impl Wait {
-    fn new() -> Wait {
-        Wait { deadline: clock::monotonic_ns() + PATIENCE, nap_us: 20 }
-    }
-
-    fn again(&mut self, namespace: &Namespace, name: &str) -> Result<()> {
-        if clock::monotonic_ns() > self.deadline {
-            return Err(Error::Timeout(format!(
-                "{} is being removed by a process that does not go on (stopped?)",
-                namespace.path_of(name).display()
-            )));
-        }
-        clock::nap_us(self.nap_us);
-        self.nap_us = (self.nap_us * 2).min(2000);
-        Ok(())
-    }
-}
 
 pub(super) fn open(
     namespace: &Arc<Namespace>,
@@ -105,14 +79,6 @@ pub(super) fn open(
         }
         object.file.close(); // somebody was faster; ours has no name and vanishes
     }
-}
-
-fn foreign(namespace: &Namespace, name: &str) -> Error {
-    Error::Incompatible(format!(
-        "{} is not an object of this version of Isthmus: a symlink, a directory, a foreign file, or another \
-         header layout",
-        namespace.path_of(name).display()
-    ))
 }
 
 /// Moves the lock of a new object from the description that was mapped to one that was not.
@@ -276,80 +242,5 @@ pub(super) fn of_process(
             accept(namespace, &registry, None, (file, None), header, &expected, check)
         }
         _ => Err(gone()), // the sender closed it, and the number is used again
-    }
-}
-
-/// The header of a regular file of ours; `None` for anything else.
-pub(super) fn read_regular(file: &File) -> Result<Option<Header>> {
-    if file.stat()?.is_regular() { Header::read(file) } else { Ok(None) }
-}
-
-fn leads_to(namespace: &Namespace, name: &str, file: &File) -> Result<bool> {
-    let found = file::stat_at(namespace.directory(), name)?;
-    Ok(found.is_some_and(|found| (found.dev, found.ino) == file.identity()))
-}
-
-/// With a lock that excludes other removers of this file.
-fn remove_if_same(namespace: &Namespace, name: &str, file: &File) -> Result<bool> {
-    Ok(leads_to(namespace, name, file)? && file::remove(namespace.directory(), name)?)
-}
-
-/// Removes a name if the object behind it (and it is `identity`, if given) is garbage. Everything that is not
-/// certainly garbage stays, errors of other users' files included.
-pub(super) fn remove_garbage(
-    namespace: &Namespace,
-    name: &str,
-    identity: Option<(u64, u64)>,
-) -> Result<bool> {
-    let not_ours = |error: Error| match error {
-        Error::Os { errno: libc::EACCES | libc::EPERM | libc::ELOOP | libc::ENXIO | libc::EBUSY, .. } => {
-            Ok(false)
-        }
-        other => Err(other),
-    };
-    let attempt = || -> Result<bool> {
-        match file::stat_at(namespace.directory(), name)? {
-            Some(found) if found.is_regular() => {}
-            _ => return Ok(false),
-        }
-        let Some(file) = file::open_at(namespace.directory(), name, false)? else { return Ok(false) };
-        if identity.is_some_and(|identity| identity != file.identity()) {
-            return Ok(false);
-        }
-        match read_regular(&file)? {
-            Some(header) if !header.persistent() && flock(&file, Flock::Exclusive)? => {
-                remove_if_same(namespace, name, &file)
-            }
-            _ => Ok(false),
-        }
-    };
-    attempt().or_else(not_ours)
-}
-
-/// Removes a name whoever uses the object; only of `identity`, if given.
-pub(super) fn unlink(namespace: &Namespace, name: &str, identity: Option<(u64, u64)>) -> Result<()> {
-    let mut wait = Wait::new();
-    let gone = || Err(Error::NotFound(namespace.path_of(name)));
-    loop {
-        match file::stat_at(namespace.directory(), name)? {
-            None => return gone(),
-            Some(found) if !found.is_regular() => return Err(foreign(namespace, name)),
-            Some(_) => {}
-        }
-        let Some(file) = file::open_at(namespace.directory(), name, true)? else { return gone() };
-        if identity.is_some_and(|identity| identity != file.identity()) {
-            return gone();
-        }
-        if read_regular(&file)?.is_none() {
-            return Err(foreign(namespace, name));
-        }
-        if flock(&file, Flock::Shared)? && lock_byte_of_description(&file, 0)? {
-            if remove_if_same(namespace, name, &file)? {
-                return Ok(());
-            }
-            continue; // somebody else removed it, and the name may lead to another object now
-        }
-        drop(file);
-        wait.again(namespace, name)?;
     }
 }
