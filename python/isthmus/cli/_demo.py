@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> int:
     started = time.time_ns()
     with Signals() as signals, view(sys.stderr) as show:
         together = _count_together(path, skip, options, show, signals)
+        signals.heed()
         alone = _count_alone(path, skip, show, together.bytes)
     agree = together.same_as(alone)
     if options.json:
@@ -69,7 +70,6 @@ def _count_together(
     name = f"demo-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     ends = [f"{name}-tasks", f"{name}-results", options.namespace or "", str(os.getpid())]
     with ExitStack() as stack:
-        stack.callback(signals.heed)
         tasks, results = (_queue(stack, end, options) for end in ends[:2])
         children = stack.enter_context(Children())
         stack.callback(_stop, tasks, results)  # before the children are waited for
@@ -94,6 +94,7 @@ class Signals:
     """The signals that end the command, so that leaving `with` blocks cleans up."""
 
     def __init__(self) -> None:
+        self._ended = False
         ending = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         # What was ignored when we began stays so: nohup and background jobs of a script rely on it.
         self._before = {
@@ -104,7 +105,10 @@ class Signals:
         self.heed()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._ended or kind is KeyboardInterrupt:
+            self.ignore()  # all that is left is to say so
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -118,8 +122,8 @@ class Signals:
         for number in self._before:
             signal.signal(number, signal.SIG_IGN)
 
-    @staticmethod
-    def _end(number: int, _: object) -> None:
+    def _end(self, number: int, _: object) -> None:
+        self._ended = True
         raise CommandError(f"ended by {signal.Signals(number).name}", 128 + number)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout:  # None when it was closed before we began
             sys.stdout.flush()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed again, it must not cost us our exit code
         say("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
