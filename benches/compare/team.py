@@ -38,13 +38,14 @@ def keep_freed_memory(libc: ctypes.CDLL) -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def serve(connection: Connection, cpus: Sequence[int], setup: Callable[[], Any]) -> None:
+def serve(connection: Connection, cpus: Sequence[int], setup: Callable[[], Any], keep_memory: bool) -> None:
     """The life of a worker: set up, then a method of the role for each request."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.sched_setaffinity(0, cpus)
-    keep_freed_memory(libc)
+    if keep_memory:
+        keep_freed_memory(libc)
     role = None
     try:
         role = setup()
@@ -65,10 +66,12 @@ def serve(connection: Connection, cpus: Sequence[int], setup: Callable[[], Any])
 
 
 class Worker:
-    def __init__(self, name: str, cpus: Sequence[int], setup: Callable[[], Any]) -> None:
+    def __init__(self, name: str, cpus: Sequence[int], setup: Callable[[], Any], keep_memory: bool) -> None:
         self.name = name
         self.connection, theirs = FORK.Pipe()
-        self.process = FORK.Process(target=serve, args=(theirs, cpus, setup), name=name, daemon=True)
+        self.process = FORK.Process(
+            target=serve, args=(theirs, cpus, setup, keep_memory), name=name, daemon=True
+        )
         self.process.start()
         theirs.close()
 
@@ -102,10 +105,11 @@ class Team:
 
     def __init__(self) -> None:
         self.workers: dict[str, Worker] = {}
+        self.keep_memory = True
 
     def add(self, name: str, cpus: Sequence[int], setup: Callable[[], Any]) -> None:
         """Start a worker and wait until it is ready, so that ends open in a known order."""
-        worker = Worker(name, cpus, setup)
+        worker = Worker(name, cpus, setup, self.keep_memory)
         self.workers[name] = worker
         worker.answer(time.monotonic() + SETUP_SECONDS)
 

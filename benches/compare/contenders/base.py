@@ -31,6 +31,7 @@ class Setting:
     place: Place
     cpus: tuple[int, int]
     seconds: float  # of a slice
+    keep_memory: bool = True  # glibc keeps what was freed
 
 
 class Contender(ABC):
@@ -78,6 +79,7 @@ class Counted(Contender):
 
     def start(self, setting: Setting) -> None:
         self.setting = setting
+        self.team.keep_memory = setting.keep_memory
         self.assemble(setting)
         count = self.round(FIRST_COUNT)
         target = setting.seconds * 1e9

@@ -56,6 +56,7 @@ class RoundTrip(Counted):
     def start(self, setting: Setting) -> None:
         if self.pause:
             self.setting = setting
+            self.team.keep_memory = setting.keep_memory
             self.assemble(setting)
             self.nanoseconds = self.measure(20, SHORTEST_WAIT).value
         else:
