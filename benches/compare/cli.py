@@ -47,6 +47,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--list", action="store_true", help="show cases and peers, and which peers are absent"
     )
+    parser.add_argument("--malloc-defaults", action="store_true", help="let glibc give freed memory back")
     return parser.parse_args(argv)
 
 
@@ -103,7 +104,12 @@ def measure(options: argparse.Namespace, setting: Setting, rounds: int) -> dict[
         progress.begin(case.title)
         results[key] = run_case(case, setting, rounds, progress)
         progress.end(results[key])
-    return {"machine": machine.describe(setting.cpus), "seconds": setting.seconds, "cases": results}
+    return {
+        "machine": machine.describe(setting.cpus),
+        "seconds": setting.seconds,
+        "keep_memory": setting.keep_memory,
+        "cases": results,
+    }
 
 
 def pair_of_cpus(text: str | None) -> tuple[int, int]:
@@ -141,7 +147,9 @@ def main(argv: list[str] | None = None) -> int:
     seconds = options.seconds or (0.1 if options.quick else 0.2)
     rounds = options.rounds or (6 if options.quick else 24)
     with tempfile.TemporaryDirectory(prefix="isthmus-benches-", dir="/dev/shm") as directory:
-        setting = Setting(Place(Path(directory), f"bench-{os.getpid()}"), cpus, seconds)
+        setting = Setting(
+            Place(Path(directory), f"bench-{os.getpid()}"), cpus, seconds, not options.malloc_defaults
+        )
         results = measure(options, setting, rounds)
     if options.json:
         store.save(options.json, {"version": store.VERSION} | results)

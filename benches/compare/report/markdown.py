@@ -80,6 +80,13 @@ def render(results: dict[str, Any], plot: str | None) -> str:
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     kind = "virtual machine" if machine["virtual"] else "machine"
+    kept = (
+        "In all worker processes alike Python's garbage collector is off and glibc is told to keep freed "
+        "memory: at its defaults it returns large blocks and faults them in again with the next message, "
+        "up to ten times the cost of the copy, for one library and not for another."
+        if results.get("keep_memory", True)
+        else "In all worker processes Python's garbage collector is off; glibc has its defaults."
+    )
     lines = [
         (
             f"Measured {when} on a {kind} with {machine['cores']} cores of {machine['processor']} "
@@ -94,6 +101,8 @@ def render(results: dict[str, Any], plot: str | None) -> str:
             "slices: compare them only with their neighbours and the control, never across tables or "
             "days."
         ),
+        "",
+        kept,
         "",
         "| what | Isthmus | against | target | measured ratio | | C control | pairs |",
         "|---|---|---|---|---|---|---|---|",
