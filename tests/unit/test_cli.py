@@ -12,7 +12,7 @@ import pytest
 
 import isthmus
 from commands import COMMAND, assert_error, isthmus_command, on_terminal
-from isthmus.cli._ls import plain_table, when
+from isthmus.cli._ls import plain_table, when, width_of
 from isthmus.cli._main import _size
 from isthmus.cli._show import printable, size
 from support import PATIENCE, Peer, wait_until
@@ -268,6 +268,10 @@ def test_names_of_others_cannot_move_the_cursor() -> None:
     assert printable("plain name") == "plain name"
     assert "\x1b" not in printable("evil\x1b[2J\n")
     assert printable("a\nb") == "a\\nb"
+
+
+def test_wide_signs_take_two_columns() -> None:
+    assert [width_of(text) for text in ("jobs", "naïve", "nai\u0308ve", "日本")] == [4, 5, 5, 4]
 
 
 def test_columns_are_in_line() -> None:

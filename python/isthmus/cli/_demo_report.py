@@ -40,13 +40,15 @@ def report(path: str, workers: int, together: Outcome, alone: Outcome) -> list[s
     total = counted(together.counts.total(), "word")
     roles = f"1 reader, {counted(workers, 'worker')}, 1 collector"
     rates = f"{counted(together.messages, 'message')}, "
-    rates += f"{per_second(together.messages, together.seconds):,.0f} messages/s, {speed(together)}"
+    rates += f"{per_second(together.messages, together.seconds):,.0f} messages/s"
     lines = [
         f"counted  {printable(path)}",
         f"files    {counted(together.files, 'text file')}, {size(together.bytes)}"
         + (f"; skipped: {skipped}" if skipped else ""),
-        f"words    {total}, {len(together.counts):,} different" + (f"; most: {frequent}" if frequent else ""),
-        f"queues   {roles}: {together.seconds:.2f} s, {rates}, at most {together.deepest:,} waiting",
+        f"words    {total}, {len(together.counts):,} different",
+        *[f"         most frequent: {frequent}"] * bool(frequent),
+        f"queues   {roles}: {together.seconds:.2f} s, {speed(together)}",
+        f"         {rates}, at most {together.deepest:,} waiting",
         f"alone    one process without queues: {alone.seconds:.2f} s, {speed(alone)}",
         f"agree    {'yes, both counts are the same' if together.same_as(alone) else 'NO'}",
     ]

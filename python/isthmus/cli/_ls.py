@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from typing import TYPE_CHECKING
+from unicodedata import combining, east_asian_width
 
 import isthmus
 from isthmus.cli._show import EXTRA_HINT, counted, has_rich, is_terminal, printable, say, size
@@ -66,14 +67,22 @@ def when(moment: float) -> str:
 
 def plain_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as lines with columns in line, for files and pipes."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(TITLES))]
-    return [
-        "  ".join(
-            cell.rjust(width) if title in TO_THE_RIGHT else cell.ljust(width)
-            for cell, width, title in zip(row, widths, TITLES, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    widths = [max(width_of(row[column]) for row in rows) for column in range(len(TITLES))]
+    lines = []
+    for row in rows:
+        line = []
+        for cell, width, title in zip(row, widths, TITLES, strict=True):
+            padding = " " * (width - width_of(cell))
+            line.append(padding + cell if title in TO_THE_RIGHT else cell + padding)
+        lines.append("  ".join(line).rstrip())
+    return lines
+
+
+def width_of(text: str) -> int:
+    """Return how many columns `text` takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _print_rich(found: Sequence[isthmus.ObjectInfo]) -> None:
