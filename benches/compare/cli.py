@@ -16,11 +16,10 @@ from .cases import BUILDERS, Choice
 from .contenders import Setting
 from .peers import LOCKS, PEERS, Place
 from .report import markdown, plot, store
-from .runner import run_case
+from .runner import QUIET, run_case
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK_PEERS = ("mp-queue", "faster-fifo", "iceoryx2", "cloudtoid-block", "cloudtoid-poll")
-BUSY = 0.5  # load average from which the machine is not quiet
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -87,6 +86,8 @@ class Progress:
     def end(self, case: dict[str, Any]) -> None:
         if self.live:
             print("\r\x1b[K", end="", file=sys.stderr)
+        if case["others"] > QUIET:
+            print(f"    others use {case['others']:.0%} of the CPU: rough", file=sys.stderr)
         for entry in case["contenders"]:
             if entry["absent"]:
                 print(f"    {entry['title']}: {entry['absent']}", file=sys.stderr)
@@ -142,8 +143,6 @@ def main(argv: list[str] | None = None) -> int:
         publish(options, store.load(stored))
         return 0
     cpus = pair_of_cpus(options.cpus)
-    if machine.load() > BUSY:
-        print(f"the machine is busy (load {machine.load():.1f}): ratios will be rough", file=sys.stderr)
     seconds = options.seconds or (0.1 if options.quick else 0.2)
     rounds = options.rounds or (6 if options.quick else 24)
     with tempfile.TemporaryDirectory(prefix="isthmus-benches-", dir="/dev/shm") as directory:

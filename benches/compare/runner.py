@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import machine
 from .cases import BEST, Case, Target
 from .contenders import Contender, Sample, Setting
 from .stats import Ratio, median, paired_ratio, quantile
 
 SCREENING = 4  # rounds in which everybody takes part; then only those who matter to the targets
+QUIET = 0.05  # the share of the CPU that others may use without being mentioned
 FINALISTS = 2  # peers that go on where the base of a target is the best peer
 
 Progress = Callable[[str], None]
@@ -38,6 +40,9 @@ def run_case(case: Case, setting: Setting, rounds: int, progress: Progress) -> d
     """The case's result as plain data, ready for JSON."""
     entries = {c.key: Entry(c, absent=c.absent()) for c in case.contenders}
     rounds = min(rounds, case.rounds or rounds) if rounds < 20 else case.rounds or rounds
+    others = machine.taken_by_others()
+    if others > QUIET:
+        progress(f"others use {others:.0%} of the CPU")
     chosen = set(entries)
     try:
         for entry in entries.values():
@@ -56,7 +61,7 @@ def run_case(case: Case, setting: Setting, rounds: int, progress: Progress) -> d
     finally:
         for entry in entries.values():
             entry.contender.stop()
-    return describe(case, entries, rounds)
+    return describe(case, entries, rounds) | {"others": round(others, 3)}
 
 
 def attempt(entry: Entry, act: Callable[[Contender], Any]) -> Any:

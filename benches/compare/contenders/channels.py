@@ -101,7 +101,7 @@ class Stream(Counted):
             for trial in trials.values():
                 trial.stop()
         best = min(costs, key=lambda size: median(costs[size]))
-        self.chosen = f"buffer of {best / 2**20:.3g} MiB"
+        self.chosen = f"buffer of {best / 2**20:.3g} MiB, the best of {len(costs)}"
         return replace(self.queue, connect=functools.partial(connect, buffer=best), buffers=None)
 
     def assemble(self, setting: Setting) -> None:

@@ -9,13 +9,22 @@ from typing import Any
 from .base import Channel, Peer, Place, Receiver, Sender
 
 
+def usual_depths(size: int) -> tuple[int, ...]:
+    """Messages a subscriber may have waiting; few large ones stay in the cache."""
+    return (256, 64, 1024) if size <= 4096 else (8, 4, 2)
+
+
+def buffers(size: int) -> list[int]:
+    return [depth * size for depth in usual_depths(size)]
+
+
 class IceoryxChannel(Channel):
     """One publisher, one subscriber, nothing discarded. It cannot block for data: its caller polls."""
 
-    def __init__(self, place: Place, size: int) -> None:
+    def __init__(self, place: Place, size: int, buffer: int = 0) -> None:
         self.name = place.name
         self.size = size
-        self.depth = 256 if size <= 4096 else 8
+        self.depth = buffer // size if buffer else usual_depths(size)[0]
 
     def service(self) -> tuple[Any, Any, Any]:
         iox: Any = importlib.import_module("iceoryx2")
@@ -68,5 +77,6 @@ PUBLISH = Peer(
     IceoryxChannel,
     module="iceoryx2",
     distribution="iceoryx2",
+    buffers=buffers,
     note="a slice of bytes, loaned and filled, polled for and copied out",
 )

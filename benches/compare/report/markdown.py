@@ -80,6 +80,8 @@ def render(results: dict[str, Any], plot: str | None) -> str:
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     kind = "virtual machine" if machine["virtual"] else "machine"
+    others = max(case.get("others", 0.0) for case in cases)
+    quiet = f"While nothing was measured, other processes used at most {others:.0%} of the CPU."
     kept = (
         "In all worker processes alike Python's garbage collector is off and glibc is told to keep freed "
         "memory: at its defaults it returns large blocks and faults them in again with the next message, "
@@ -103,6 +105,8 @@ def render(results: dict[str, Any], plot: str | None) -> str:
         ),
         "",
         kept,
+        "",
+        quiet,
         "",
         "| what | Isthmus | against | target | measured ratio | | C control | pairs |",
         "|---|---|---|---|---|---|---|---|",
