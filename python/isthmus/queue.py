@@ -97,6 +97,10 @@ class Queue(_core.Queue):
         """Depth, counts, memory and how many are attached."""
         return QueueStats(*self._stats())
 
+    def __del__(self) -> None:
+        # A handle that is only dropped is closed, and warns of messages that go with it.
+        self.close()
+
     def __repr__(self) -> str:
         what = "anonymous" if self.name is None else repr(self.name)
         return f"<isthmus.{type(self).__name__} {what}{' (closed)' if self.closed else ''}>"
