@@ -107,7 +107,8 @@ class Siege:
         while self.kills < deadline:
             # Mostly while they work, now and then while they attach or before they have come that far.
             self.wait(dog, self.random.choice([0.0, 0.002, self.random.uniform(0, pause), pause]))
-            victims = self.random.sample(self.workers, self.random.choice([1, 1, 1, 2]))
+            count = min(self.random.choice([1, 1, 1, 2]), len(self.workers))
+            victims = self.random.sample(self.workers, count)
             self.kill(*victims)
             for victim in victims:
                 replace(victim)
@@ -129,11 +130,26 @@ class Siege:
         end = time.monotonic() + seconds
         while True:
             self.check_errors()
-            dog.check(self.progress())
+            self.check_progress(dog, self.progress())
             left = end - time.monotonic()
             if left <= 0:
                 return
             time.sleep(min(left, 0.02))
+
+    def check_progress(self, dog: Watchdog, progress: object) -> None:
+        """Has the watchdog look; where it barks, every worker says where it stands."""
+        try:
+            dog.check(progress)
+        except Hang as hang:
+            for worker in self.workers:
+                os.kill(worker.pid, signal.SIGUSR1)
+            time.sleep(0.5)
+            where = [
+                f"{worker.path.name} ({worker.pid}, {process_state(worker.pid)}): "
+                f"{worker.path.with_name(worker.path.name + '.stack').read_text()}"
+                for worker in self.workers
+            ]
+            raise Hang("\n".join([f"{hang}, after {self.kills} kills", *where])) from None
 
     def progress(self) -> int:
         """Grows with every message or turn."""
@@ -147,7 +163,7 @@ class Siege:
         dog = Watchdog()
         while any(not worker.gone() for worker in leaving):
             self.check_errors()
-            dog.check((self.progress(), sum(worker.gone() for worker in leaving)))
+            self.check_progress(dog, (self.progress(), sum(worker.gone() for worker in leaving)))
             time.sleep(0.005)
         self.check_errors()
 
@@ -186,27 +202,49 @@ def check_messages(siege: Siege, *, get_batch: int, put_batch: int) -> str:
     return f"{len(received)} messages, {siege.kills} kills, {lost} lost"
 
 
-def room(handle: isthmus.Queue, size: int) -> int:
-    """How many messages of a size fit; what they took is given back."""
+def room(handle: isthmus.Queue, size: int, *, patience: float = 0.0) -> int:
+    """How many messages of a size fit; what they took is given back.
+
+    What the dead held is looked for by those who wait, so the first look may need patience.
+    """
     count = 0
-    patience = 0.0
-    while patience < 0.5:
+    timeout = 0.0
+    while True:
         try:
-            handle.put(bytes(size), timeout=patience)
+            handle.put(bytes(size), timeout=timeout)
         except isthmus.Full:
-            patience += 0.3  # what the dead held is looked for by those who wait
+            if timeout >= patience:
+                break
+            timeout = patience
         else:
             count += 1
-            patience = 0.0
+            timeout = 0.0
     for _ in range(count):
         assert len(handle.get(timeout=0)) == size
     return count
 
 
-def fresh_room(capacity: int, size: int) -> int:
-    """How many messages of a size fit into a queue that nothing has ever happened to."""
-    with isthmus.Queue(capacity=capacity) as handle:
-        return room(handle, size)
+def limit_of(handle: isthmus.Queue) -> int:
+    """The largest message that a queue ever takes, as it says itself."""
+    try:
+        handle.put(bytes(handle.capacity + 1), timeout=0)
+    except isthmus.TooLarge as refused:
+        return refused.limit
+    raise AssertionError("a message larger than the queue was taken")
 
 
-__all__ = ["SEED", "Hang", "Siege", "Worker", "check_messages", "fresh_room", "room"]
+def check_capacity(handle: isthmus.Queue) -> None:
+    """An empty queue takes as much as one of its capacity that nothing has ever happened to."""
+    assert handle.stats().bytes_in_use == 0
+    with isthmus.Queue(capacity=handle.capacity) as fresh:
+        # The largest message takes every unit of memory there is for large ones.
+        for size in (0, 64, 1000, limit_of(fresh)):
+            fits, expected = room(handle, size, patience=0.1), room(fresh, size)
+            assert fits == expected, f"capacity for messages of {size} bytes is gone"
+        # Smaller runs of units leave a rest at the seam of where the search for them begins.
+        for size in (5000, 65_536, 300_000):
+            assert room(fresh, size) - room(handle, size) in {0, 1}
+    assert handle.stats().bytes_in_use == 0
+
+
+__all__ = ["SEED", "Hang", "Siege", "Worker", "check_capacity", "check_messages"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import json
 import mmap
 import os
@@ -229,6 +230,18 @@ def visit(journal: str, queue: str) -> None:
     handle.close()
 
 
+def run(program: str, arguments: dict[str, Any]) -> int:
+    """Runs a program of this module; what it fails with, and on SIGUSR1 where it stands, is written down."""
+    with Path(arguments["journal"] + ".stack").open("w") as stack:
+        faulthandler.register(signal.SIGUSR1, file=os.dup(stack.fileno()))
+    try:
+        globals()[program](**arguments)
+    except BaseException:
+        Path(arguments["journal"] + ".error").write_text(traceback.format_exc())
+        return 1
+    return 0
+
+
 def zygote() -> None:
     """Forks a worker for each line of JSON on standard input, prints its process id.
 
@@ -254,14 +267,7 @@ def zygote() -> None:
             prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: no worker outlives its test
             if os.getppid() != parent:
                 os._exit(1)
-            name, arguments = order
-            status = 0
-            try:
-                globals()[name](**arguments)
-            except BaseException:
-                Path(arguments["journal"] + ".error").write_text(traceback.format_exc())
-                status = 1
-            os._exit(status)
+            os._exit(run(*order))
         print(pid, flush=True)
 
 

@@ -52,7 +52,9 @@ class QueueModel(RuleBasedStateMachine):
     def create(self, capacity: int, named: bool) -> isthmus.Queue:
         self.name = "model" if named else None
         handle = isthmus.Queue(self.name, capacity=capacity)
-        self.largest = handle.stats().largest
+        with pytest.raises(isthmus.TooLarge) as caught:
+            handle.put(bytes(capacity + 1), timeout=0)
+        self.largest = caught.value.limit
         self.open.append(handle)
         return handle
 
@@ -155,6 +157,10 @@ class QueueModel(RuleBasedStateMachine):
         while self.expected:
             assert handle.get(timeout=0) == self.expected.popleft()
         assert handle.stats().bytes_in_use == 0
+        if not self.ended:
+            # Whatever has gone on: an empty queue takes the largest message.
+            handle.put(bytes(self.largest), timeout=0)
+            assert handle.get(timeout=0) == bytes(self.largest)
 
     @rule(handle=handles, chance=st.integers(0, 9))
     def shutdown(self, handle: isthmus.Queue, chance: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import isthmus
 from siege import Siege
 from support import Watchdog, object_files
+from workers import message
 
 
 def test_a_creator_killed_at_a_random_moment_leaves_nothing_half_done(namespace: Path) -> None:
@@ -22,10 +24,10 @@ def test_a_creator_killed_at_a_random_moment_leaves_nothing_half_done(namespace:
             siege.bombard(1, Watchdog(), lambda _: start(), pause=0.03)
             # Whatever it left, the name is usable at once: absent, or a whole queue.
             with isthmus.Queue("born", capacity=32 << 20) as handle:
-                while not handle.empty():
-                    handle.get_many(100, timeout=0)
-                handle.put(b"mine", timeout=5)
-                handle.get(timeout=5)
+                handle.put(message(0, 0, 64), timeout=20)
+                with contextlib.suppress(isthmus.Empty):  # the others take what they find
+                    while True:
+                        handle.get(timeout=0)
         siege.finish("come_and_go")
         print(f"{siege.kills} kills, {siege.progress()} queues made")
     for name in object_files(namespace):

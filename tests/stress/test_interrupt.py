@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -17,10 +18,10 @@ WAITS = {
     "get with a timeout": "empty.get(timeout=100)",
     "get_many": "empty.get_many(10)",
     "iteration": "next(iter(empty))",
-    "a for loop": "exec('for _ in empty: pass')",
+    "a for loop": "loop()",
     "put": "full.put(bytes(1000))",
     "put with a timeout": "full.put(bytes(1000), timeout=100)",
-    "put of a large message": "full.put(bytes(60_000))",
+    "put of a large message": "full.put(bytes(30_000))",
     "put_many": "full.put_many([bytes(1000)] * 5)",
     "acquire": "lock.acquire()",
     "acquire with a timeout": "lock.acquire(timeout=100)",
@@ -36,6 +37,8 @@ empty = isthmus.Queue.open("empty")
 full = isthmus.Queue.open("full")
 stream = isthmus.Queue.open("stream")
 lock = isthmus.Mutex.open("lock")
+def loop():
+    for _ in empty: pass
 """
 
 
@@ -57,12 +60,11 @@ def objects() -> object:
 
 
 def fill(handle: isthmus.Queue) -> None:
-    """Fills it up with small messages."""
-    while True:
-        try:
-            handle.put(bytes(1000), timeout=0)
-        except isthmus.Full:
-            return
+    """Fills it up with messages of every size."""
+    for size in (30_000, 5000, 1000, 0):
+        with contextlib.suppress(isthmus.Full):
+            while True:
+                handle.put(bytes(size), timeout=0)
 
 
 def asleep(peer: Peer) -> bool:
@@ -164,16 +166,22 @@ def test_interrupted_again_and_again_nothing_is_lost_or_doubled(spawn: Start, na
         peer = spawn("""
             import signal, isthmus
             class Alarm(Exception): pass
-            def handler(*_): raise Alarm
+            armed = False
+            def handler(*_):
+                global armed
+                if armed:
+                    armed = False
+                    raise Alarm
             signal.signal(signal.SIGALRM, handler)
             q = isthmus.Queue.open("busy")
             signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0007)
             alarms = 0
             for i in range(4000):
                 while True:
-                    before = q.stats().put if False else None
                     try:
+                        armed = True
                         q.put(i.to_bytes(4, "little") + bytes(i % 7000), timeout=20)
+                        armed = False
                         break
                     except Alarm:
                         alarms += 1

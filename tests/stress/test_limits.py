@@ -124,7 +124,7 @@ with isthmus.Queue("q", capacity=2 * MIB) as q, isthmus.Mutex("m") as m:
             q.put(bytes(50_000), timeout=0); count += 1
     except isthmus.Full:
         pass
-    assert count >= 20, count
+    assert count >= 15, count
     for _ in range(count):
         assert q.get(timeout=0) == bytes(50_000)
 """,
@@ -169,7 +169,7 @@ except isthmus.NoSpaceError:
 assert 5 < len(handles) < 16, len(handles)
 for handle in handles:
     handle.put(bytes(100_000))
-assert len(files()) == len(handles) + 1
+assert len(files()) == len(handles)
 handles[0].get(); handles[0].close()
 handles[0] = isthmus.Queue("again", capacity=256 << 10)
 handles[0].put(bytes(100_000))
@@ -220,7 +220,7 @@ def limited(request: pytest.FixtureRequest, spawn: Start) -> Iterator[Callable[.
     def start(mib: int, code: str) -> Peer:
         limit = "memory.limit_in_bytes" if version == "v1" else "memory.max"
         (group / limit).write_text(str(mib * MIB))
-        enter = f"open({str(group / 'cgroup.procs')!r}, 'w').write('0')\n"
+        enter = f"with open({str(group / 'cgroup.procs')!r}, 'w') as file: file.write('0')\n"
         peer = spawn(enter + PRELUDE + code)
         started.append(peer)
         return peer

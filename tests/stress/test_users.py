@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 NOBODY = """
-import os, sys, isthmus
+import os, pathlib, pickle, sys, traceback, isthmus  # all of it now: Python itself may be out of reach then
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 def refused(make):
     try:
@@ -72,7 +72,6 @@ def test_another_user_cannot_attach_an_anonymous_one_by_its_pickle() -> None:
     with isthmus.Queue() as handle:
         as_nobody(
             """
-import pickle
 refused(lambda: pickle.loads(bytes.fromhex(sys.argv[1])))
 """,
             pickle.dumps(handle).hex(),
@@ -105,7 +104,7 @@ def test_a_default_namespace_that_somebody_else_made_first_is_refused() -> None:
     path.chmod(0o777)
     try:
         text = run_python("""
-import os, isthmus
+import os, pathlib, traceback, isthmus
 os.environ.pop("ISTHMUS_NAMESPACE")
 os.setgroups([]); os.setgid(54321); os.setuid(54321)
 try:

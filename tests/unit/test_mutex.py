@@ -308,7 +308,7 @@ def test_after_the_owners_death_every_taker_is_told_until_somebody_recovers(
         assert isinstance(found, isthmus.OwnerDied)
         assert found.pid == pid
         assert mutex.locked()
-        assert in_thread(lambda: mutex.acquire(timeout=0)) is False
+        assert isinstance(in_thread(lambda: mutex.acquire(timeout=0)), isthmus.OwnerDied)
     assert not mutex.locked()
     assert mutex.acquire(timeout=0) is True
     mutex.release()
@@ -335,21 +335,32 @@ def test_a_repair_that_fails_leaves_it_poisoned(mutex: isthmus.Mutex, spawn: Sta
         pass
 
 
-def test_others_wait_while_somebody_repairs(mutex: isthmus.Mutex, spawn: Start) -> None:
+def test_others_are_told_and_only_one_repairs(mutex: isthmus.Mutex, spawn: Start) -> None:
+    """Takers get `OwnerDied` until the repair is done; those who want to repair wait for each other."""
     leave_it_poisoned(spawn)
     with mutex.recover():
         peer = spawn("""
             import isthmus
             m = isthmus.Mutex.open("lock")
-            print(m.acquire(timeout=0), m.acquire(timeout=0.1), flush=True)
-            print("waiting", flush=True)
+            for take in (lambda: m.acquire(timeout=0), lambda: m.acquire(timeout=0.1), m.acquire):
+                try:
+                    take()
+                except isthmus.OwnerDied:
+                    print("OwnerDied", flush=True)
+            try:
+                with m.recover(timeout=0.1): pass
+            except isthmus.Timeout:
+                print("Timeout", flush=True)
+            with m.recover() as death:
+                print(death, flush=True)
             with m:
                 print("in", flush=True)
             m.close()
         """)
-        peer.expect("False False")
-        peer.expect("waiting")
+        for word in ("OwnerDied", "OwnerDied", "OwnerDied", "Timeout"):
+            peer.expect(word)
         time.sleep(0.1)
+    peer.expect("None")
     peer.expect("in")
     peer.finish()
 
