@@ -65,15 +65,14 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Divides `capacity` bytes: a quarter (rounded down to a power of two) is the ring, the rest
-    /// holds large messages. Rounded up to whole units.
+    /// Divides `capacity` bytes, rounded up to whole units: half of them (rounded down to a power of
+    /// two) is the ring, the rest holds large messages.
     pub fn new(capacity: u64) -> Result<Geometry> {
         if capacity > MAX_CAPACITY {
             return Err(Error::TooLarge { what: "capacity in bytes", size: capacity, limit: MAX_CAPACITY });
         }
         let capacity = capacity.max(MIN_CAPACITY).next_multiple_of(UNIT as u64);
-        let quarter = (capacity / 4) as usize;
-        let ring_size = 1 << quarter.ilog2();
+        let ring_size = 1 << (capacity / 2).ilog2();
         Ok(Geometry { capacity, ring_size, units: (capacity as usize - ring_size) / UNIT })
     }
 
@@ -112,10 +111,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_holds_a_message_of_six_mebibytes() {
+    fn the_default_is_divided_evenly() {
         let geometry = Geometry::new(DEFAULT_CAPACITY).unwrap();
-        assert_eq!(geometry.ring_size, 2 << 20);
-        assert_eq!(geometry.message_max(), 6 << 20);
+        assert_eq!((geometry.ring_size, geometry.message_max()), (4 << 20, 4 << 20));
     }
 
     #[test]

@@ -286,8 +286,9 @@ impl Ring {
                 seq = full_seq(stored, entry.seq_low)?;
                 first = false;
             }
-            let used = entry.next().wrapping_sub(head);
-            if entry.seq_low != seq & SEQ_MASK || used >= self.size as u64 {
+            // Signed: consumers may have taken these messages already, before the tail passed them.
+            let used = entry.next().wrapping_sub(head) as i64;
+            if entry.seq_low != seq & SEQ_MASK || used >= self.size as i64 {
                 return Err(corrupt("the chain of messages behind the tail", entry.seq_low));
             }
             seq = seq.wrapping_add(1);
