@@ -36,15 +36,7 @@ impl Namespace {
     /// Opens (or creates) the namespace: the one given, or the one of the environment, or the user's own.
     /// The first opening in a process removes what killed processes left behind.
     pub fn open(path: Option<&Path>) -> Result<Arc<Namespace>> {
-        let mode = mode_asked(std::env::var("ISTHMUS_NAMESPACE_MODE").ok().as_deref())?;
-        let from_environment = || {
-            let value = std::env::var_os("ISTHMUS_NAMESPACE").filter(|value| !value.is_empty());
-            value.map(PathBuf::from)
-        };
-        let namespace = match path.map(Path::to_owned).or_else(from_environment) {
-            Some(path) => Namespace::open_directory(&path, mode)?,
-            None => Namespace::open_default(mode)?,
-        };
+        let namespace = Namespace::open_as_found(path)?;
         let identity = namespace.directory.identity();
         let mut swept = SWEPT.lock();
         let first = !swept.items().contains(&identity);
@@ -54,11 +46,25 @@ impl Namespace {
             swept.replace(items);
         }
         drop(swept);
-        let namespace = Arc::new(namespace);
         if first {
             let _ = namespace.sweep(); // a convenience: what stays now is taken by a later sweep
         }
         Ok(namespace)
+    }
+
+    /// As [`Namespace::open`], but removes nothing: for those who want to see what is there, or to know
+    /// what [`Namespace::sweep`] removes.
+    pub fn open_as_found(path: Option<&Path>) -> Result<Arc<Namespace>> {
+        let mode = mode_asked(std::env::var("ISTHMUS_NAMESPACE_MODE").ok().as_deref())?;
+        let from_environment = || {
+            let value = std::env::var_os("ISTHMUS_NAMESPACE").filter(|value| !value.is_empty());
+            value.map(PathBuf::from)
+        };
+        let namespace = match path.map(Path::to_owned).or_else(from_environment) {
+            Some(path) => Namespace::open_directory(&path, mode)?,
+            None => Namespace::open_default(mode)?,
+        };
+        Ok(Arc::new(namespace))
     }
 
     fn open_default(mode: u32) -> Result<Namespace> {

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use isthmus_core::namespace::Namespace;
 use isthmus_core::object::{MUTEX, QUEUE, inspect};
 use isthmus_core::queue::handle::peek;
 use pyo3::prelude::*;
 
-use crate::arguments::namespace;
 use crate::errors::OrRaise;
 
 /// (name, kind, size, created, persistent, depth, capacity, [(pid, command)], problem)
@@ -25,7 +25,7 @@ fn kind(number: u32) -> &'static str {
 #[pyfunction]
 #[pyo3(signature = (namespace_ = None))]
 pub(crate) fn objects(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<Vec<Row>> {
-    let space = namespace(py, namespace_)?;
+    let space = Namespace::open_as_found(namespace_.as_deref()).or_raise(py)?;
     let rows = inspect(&space).or_raise(py)?.into_iter().map(|found| {
         let numbers = if found.kind == QUEUE && found.problem.is_none() { peek(&space, &found) } else { None };
         let mut attached: Vec<_> = found.attached.into_iter().map(|info| (info.pid, info.command)).collect();
@@ -50,5 +50,5 @@ pub(crate) fn objects(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<V
 #[pyfunction]
 #[pyo3(signature = (namespace_ = None))]
 pub(crate) fn clean(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<Vec<String>> {
-    namespace(py, namespace_)?.sweep().or_raise(py)
+    Namespace::open_as_found(namespace_.as_deref()).and_then(|space| space.sweep()).or_raise(py)
 }
