@@ -16,6 +16,12 @@ pub struct Death {
     pub since_ns: u64,
 }
 
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.pid == 0 { write!(f, "a process") } else { write!(f, "process {}", self.pid) }
+    }
+}
+
 /// Everything that can go wrong in the core.
 #[derive(Debug)]
 pub enum Error {
@@ -82,8 +88,8 @@ impl fmt::Display for Error {
         match self {
             Error::Closed => write!(f, "this handle is closed"),
             Error::ShutDown => write!(f, "the other side finished"),
-            Error::PeerDied(d) => write!(f, "the last producer (pid {}) was killed", d.pid),
-            Error::OwnerDied(d) => write!(f, "the owner (pid {}) was killed holding the lock", d.pid),
+            Error::PeerDied(death) => write!(f, "{death}, the last producer, was killed"),
+            Error::OwnerDied(death) => write!(f, "{death} was killed holding the lock"),
             Error::TooLarge { what, size, limit } => write!(f, "{what}: {size} is over the limit of {limit}"),
             Error::Invalid(text)
             | Error::Incompatible(text)

@@ -13,10 +13,10 @@
 //!
 //! # Killed in between
 //! Every transition is one instruction. A killed owner stays in the word until a waiter proves its
-//! death ([`Lock::rest`], looked at after the first millisecond and then every 50 ms at most) and takes
+//! death ([`Lock::rest`], looked at after the first millisecond and then every 80 ms at most) and takes
 //! the lock over; it must repair what the lock protects before it lets go, and if it is killed while
 //! repairing, the next one starts again. An owner killed between freeing the lock and waking: the
-//! sleeper's slice ends within 50 ms. W is re-set by whoever acquires after having slept, because
+//! sleeper's slice ends within 80 ms. W is re-set by whoever acquires after having slept, because
 //! others may still sleep.
 
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub enum Rest {
 }
 
 /// How long a waiter of an owned lock sleeps before it looks whether the owner lives:
-/// 1, 2, 4 … 50 ms.
+/// 1, 2, 4 … 80 ms.
 #[derive(Debug)]
 pub struct Slices {
     next: Duration,

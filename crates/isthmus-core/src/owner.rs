@@ -108,7 +108,10 @@ mod tests {
     fn fields_do_not_overlap_and_survive_a_round_trip() {
         let owner = Owner::process(MAX_SLOT, MAX_GENERATION).with_context(MAX_CONTEXT);
         assert_eq!(owner.word() | FLAGS, u64::MAX);
-        assert_eq!((owner.slot(), owner.generation(), owner.context()), (MAX_SLOT, MAX_GENERATION, MAX_CONTEXT));
+        assert_eq!(
+            (owner.slot(), owner.generation(), owner.context()),
+            (MAX_SLOT, MAX_GENERATION, MAX_CONTEXT)
+        );
         assert_eq!(owner.as_process(), Owner::process(MAX_SLOT, MAX_GENERATION));
     }
 

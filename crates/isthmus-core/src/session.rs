@@ -4,6 +4,10 @@
 //! The hot path asks one question, [`Session::me`]: one load of the process epoch and one compare.
 //! A forked child (whose epoch differs) and a closed handle (epoch 0) both fail that compare and go the
 //! slow way: the child registers itself and claims an attachment of its own, the closed handle raises.
+//!
+//! Closing gives the memory back at once, so it must not happen under another thread's feet. Callers hold the
+//! GIL (or another lock of theirs) from [`Session::me`] to the end of an operation; where they let go of it
+//! in between, to wait or to copy, they hold a [`Stay`], and the last one to leave gives the memory back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -36,10 +40,21 @@ impl Peers for Arc<Registry> {
 pub struct Session {
     object: Object,
     epoch: AtomicU64,
-    me: AtomicU64,
     cell: AtomicUsize,
     roles: AtomicU64,
     closed: AtomicBool,
+    stays: AtomicUsize,
+}
+
+/// Keeps the memory of a session mapped, closed or not.
+pub struct Stay<'a>(&'a Session);
+
+impl Drop for Stay<'_> {
+    fn drop(&mut self) {
+        if self.0.stays.fetch_sub(1, Ordering::AcqRel) == 1 && self.0.is_closed() {
+            self.0.object.map().release();
+        }
+    }
 }
 
 impl Session {
@@ -48,10 +63,10 @@ impl Session {
         let session = Session {
             object,
             epoch: AtomicU64::new(0),
-            me: AtomicU64::new(0),
             cell: AtomicUsize::new(NO_CELL),
             roles: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            stays: AtomicUsize::new(0),
         };
         session.enter()?;
         Ok(session)
@@ -79,7 +94,8 @@ impl Session {
     #[inline]
     pub fn me(&self) -> Result<Owner> {
         if self.epoch.load(Ordering::Relaxed) == process::epoch() {
-            return Ok(Owner::from_word(self.me.load(Ordering::Relaxed)));
+            // Asks the registry, so that one who was buried hears of it in whatever it does.
+            return self.registry().me();
         }
         self.enter()
     }
@@ -98,7 +114,6 @@ impl Session {
         let me = self.registry().me()?;
         self.cell.store(self.object.attach()?, Ordering::Relaxed);
         self.roles.store(0, Ordering::Relaxed);
-        self.me.store(me.word(), Ordering::Relaxed);
         self.epoch.store(process::epoch(), Ordering::Relaxed);
         Ok(me)
     }
@@ -121,12 +136,21 @@ impl Session {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Detaches and lets go of the object; false where that was done before. The memory stays mapped
-    /// until the session is dropped: another thread may be in the middle of an operation.
-    pub fn close(&self) -> bool {
-        if self.closed.swap(true, Ordering::Relaxed) {
-            return false;
+    /// Keeps the memory mapped for an operation that lets go of the caller's lock in between.
+    pub fn stay(&self) -> Result<Stay<'_>> {
+        self.stays.fetch_add(1, Ordering::AcqRel);
+        let stay = Stay(self);
+        if self.is_closed() { Err(Error::Closed) } else { Ok(stay) }
+    }
+
+    /// Detaches and lets go of the object, after a last look at its memory; `None` where that was done
+    /// before. Threads that [`Stay`] find it closed when they look next.
+    pub fn close<T>(&self, last_look: impl FnOnce() -> T) -> Option<T> {
+        let stay = self.stay().ok()?;
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return None;
         }
+        let seen = last_look();
         // A forked child that never used the handle has no attachment of its own to give up.
         let mine = self.epoch.swap(0, Ordering::Relaxed) == process::epoch();
         let cell = self.cell.swap(NO_CELL, Ordering::Relaxed);
@@ -134,12 +158,13 @@ impl Session {
             self.object.detach(cell);
         }
         self.object.close();
-        true
+        drop(stay);
+        Some(seen)
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.close();
+        self.close(|| ());
     }
 }

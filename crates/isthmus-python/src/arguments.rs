@@ -1,6 +1,6 @@
 //! Arguments as Python gives them: timeouts, buffers, where an object is.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ impl Timeout {
     pub(crate) fn new(seconds: Option<f64>) -> PyResult<Timeout> {
         match seconds {
             None => Ok(Timeout::Never),
-            Some(seconds) if seconds == 0.0 => Ok(Timeout::Try),
+            Some(0.0) => Ok(Timeout::Try),
             Some(seconds) if seconds > 0.0 => {
                 // Beyond what a Duration holds is as good as for ever.
                 let length = Duration::try_from_secs_f64(seconds).ok();
@@ -71,10 +71,12 @@ impl Bytes {
         let pointer = object.as_ptr();
         // SAFETY: the object is alive and the GIL is held (there is a Bound); the type was checked.
         // The caller keeps the object alive as long as this value: it borrows an argument.
-        if unsafe { ffi::PyBytes_Check(pointer) } != 0 {
-            bytes.start = unsafe { ffi::PyBytes_AsString(pointer) }.cast();
-            bytes.length = unsafe { ffi::PyBytes_Size(pointer) } as usize;
-            return Ok(bytes);
+        unsafe {
+            if ffi::PyBytes_Check(pointer) != 0 {
+                bytes.start = ffi::PyBytes_AsString(pointer).cast();
+                bytes.length = ffi::PyBytes_Size(pointer) as usize;
+                return Ok(bytes);
+            }
         }
         bytes.borrow(object)?;
         Ok(bytes)
@@ -135,6 +137,6 @@ pub(crate) fn mode(text: &str) -> PyResult<Mode> {
     }
 }
 
-pub(crate) fn namespace(py: Python<'_>, path: Option<PathBuf>) -> PyResult<Arc<Namespace>> {
-    Namespace::open(path.as_deref()).or_raise(py)
+pub(crate) fn namespace(py: Python<'_>, path: Option<&Path>) -> PyResult<Arc<Namespace>> {
+    Namespace::open(path).or_raise(py)
 }

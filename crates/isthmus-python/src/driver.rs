@@ -45,6 +45,7 @@ pub(crate) fn drive<T>(
     mut on: On,
     mut step: impl FnMut(Owner, &Attempt) -> Result<Step<T>>,
 ) -> PyResult<std::result::Result<T, On>> {
+    let _stay = handle.session().stay().or_raise(py)?;
     let queue = handle.queue();
     let deadline = timeout.deadline();
     let lock_deadline = deadline.map(|deadline| deadline.max(Instant::now() + LOCK_GRACE));
@@ -60,22 +61,22 @@ pub(crate) fn drive<T>(
             queue.is_ready(on)
         });
         if !ready {
-            let until = if matches!(on, On::ProducerLock | On::ConsumerLock) { lock_deadline } else { deadline };
+            py.check_signals()?;
+            let until =
+                if matches!(on, On::ProducerLock | On::ConsumerLock) { lock_deadline } else { deadline };
             let waited = py.detach(|| handle.wait(owner, &mut attempt, on, until)).or_raise(py)?;
-            match waited {
-                Waited::Ready => {}
-                Waited::Interrupted => {
-                    if let Err(error) = py.check_signals() {
-                        queue.leave(on, &attempt);
-                        return Err(error);
-                    }
+            // After every sleep, interrupted or not: a signal may have come just before it.
+            if let Err(error) = py.check_signals() {
+                queue.leave(on, &attempt);
+                return Err(error);
+            }
+            if waited == Waited::TimedOut {
+                if last {
+                    return Ok(Err(on));
                 }
                 // Before giving up, what the dead hold is given back and tried once more.
-                Waited::TimedOut if !last => {
-                    last = true;
-                    queue.reclaim(owner, &attempt).or_raise(py)?;
-                }
-                Waited::TimedOut => return Ok(Err(on)),
+                last = true;
+                queue.reclaim(owner, &attempt).or_raise(py)?;
             }
         }
         let owner = me(handle, end).or_raise(py)?;

@@ -1,5 +1,7 @@
 //! One conversion from the core's errors to the classes of `isthmus._errors`.
 
+use std::path::Path;
+
 use isthmus_core::error::{Death, Error};
 use pyo3::exceptions::{PyFileExistsError, PyFileNotFoundError, PyOSError, PyPermissionError, PyValueError};
 use pyo3::prelude::*;
@@ -57,26 +59,26 @@ pub(crate) fn convert(py: Python<'_>, error: Error) -> PyErr {
         Error::Invalid(_) => PyValueError::new_err(text),
         Error::Incompatible(_) => raise(py, "IncompatibleError", &text, &[]),
         Error::Corrupt(_) => raise(py, "CorruptError", &text, &[]),
-        Error::Exists(path) => PyFileExistsError::new_err((libc_exists(), text, path)),
-        Error::NotFound(path) => PyFileNotFoundError::new_err((libc_missing(), text, path)),
+        Error::Exists(path) => file_error::<PyFileExistsError>(EEXIST, text, &path),
+        Error::NotFound(path) => file_error::<PyFileNotFoundError>(ENOENT, text, &path),
         Error::Permission(_) => PyPermissionError::new_err(text),
         Error::NoSpace(_) => raise(py, "NoSpaceError", &text, &[]),
         Error::NotOwner(_) => raise(py, "NotOwnerError", &text, &[]),
         Error::Buried => raise(py, "BuriedError", &text, &[]),
         Error::Timeout(_) => raise(py, "Timeout", &text, &[]),
         Error::Os { call, path, errno } => match path {
-            Some(path) => PyOSError::new_err((errno, format!("{call} failed"), path)),
+            Some(path) => file_error::<PyOSError>(errno, format!("{call} failed"), &path),
             None => PyOSError::new_err((errno, format!("{call} failed"))),
         },
     }
 }
 
-const fn libc_exists() -> i32 {
-    17 // EEXIST
-}
+const EEXIST: i32 = 17;
+const ENOENT: i32 = 2;
 
-const fn libc_missing() -> i32 {
-    2 // ENOENT
+/// The path goes over as text: a `pathlib.Path` would have to be imported, in the middle of an error.
+fn file_error<T: pyo3::PyTypeInfo>(errno: i32, text: String, path: &Path) -> PyErr {
+    PyErr::new::<T, _>((errno, text, path.to_string_lossy().into_owned()))
 }
 
 /// `?` for results of the core.

@@ -42,9 +42,8 @@ impl PyMutex {
             None => "a mutex without a name".to_owned(),
         };
         let text = format!(
-            "process {} was killed holding {what}; what it protects may be half changed (repair it in `with \
-             mutex.recover():`)",
-            death.pid
+            "{death} was killed holding {what}; what it protects may be half changed (repair it in `with \
+             mutex.recover():`)"
         );
         let [pid, since] = death_fields(py, death);
         let what = PyString::new(py, &what).into_any().unbind();
@@ -54,6 +53,7 @@ impl PyMutex {
     /// Takes the mutex, free or (with `recover`) poisoned.
     #[cold]
     fn take(&self, py: Python<'_>, timeout: Timeout, recover: bool) -> PyResult<Taken> {
+        let _stay = self.handle.session().stay().or_raise(py)?;
         let mut slices = Slices::default();
         let deadline = timeout.deadline();
         let mut last = false;
@@ -86,17 +86,19 @@ impl PyMutex {
             }) {
                 continue;
             }
-            match py.detach(|| self.handle.wait(&mut slices, deadline)).or_raise(py)? {
-                Waited::Ready => {}
-                Waited::Interrupted => {
-                    if let Err(error) = py.check_signals() {
-                        mutex.leave(&slices);
-                        return Err(error);
-                    }
-                }
+            py.check_signals()?;
+            let waited = py.detach(|| self.handle.wait(&mut slices, deadline)).or_raise(py)?;
+            // After every sleep, interrupted or not: a signal may have come just before it.
+            if let Err(error) = py.check_signals() {
+                mutex.leave(&slices);
+                return Err(error);
+            }
+            if waited == Waited::TimedOut {
                 // Before giving up: is the owner alive at all?
-                Waited::TimedOut if !last && mutex.check_owner() => last = true,
-                Waited::TimedOut => return Ok(Taken::TimedOut),
+                if last || !mutex.check_owner() {
+                    return Ok(Taken::TimedOut);
+                }
+                last = true;
             }
         }
     }
@@ -133,7 +135,7 @@ impl PyMutex {
                 )));
             }
         };
-        let space = namespace(py, namespace_)?;
+        let space = namespace(py, namespace_.as_deref())?;
         let handle = match (name, adopt) {
             // The anonymous mutex behind a descriptor of another process: for unpickling.
             (_, Some((pid, fd, nonce))) => MutexHandle::from_fd_of(&space, pid, fd, nonce),
@@ -221,7 +223,7 @@ impl PyMutex {
 
     /// Ends this handle; a mutex that is held stays held by its owner. Closing twice does nothing.
     fn close(&self) {
-        self.handle.session().close();
+        self.handle.session().close(|| ());
     }
 
     /// Removes the name; those who have it open go on using it. `FileNotFoundError` where it is gone.

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use isthmus_core::mutex::handle as mutex;
 use isthmus_core::namespace::Namespace;
-use isthmus_core::object::{MUTEX, QUEUE, inspect};
+use isthmus_core::object::{Listing, MUTEX, QUEUE, inspect};
+use isthmus_core::queue::handle as queue;
 use isthmus_core::queue::handle::peek;
 use pyo3::prelude::*;
 
@@ -12,6 +14,17 @@ use crate::errors::OrRaise;
 /// (name, kind, size, created, persistent, depth, capacity, [(pid, command)], problem)
 pub(crate) type Row =
     (String, String, u64, f64, bool, Option<u64>, Option<u64>, Vec<(u32, String)>, Option<String>);
+
+/// Why this version of isthmus cannot use an object that is sound in itself.
+fn unknown(found: &Listing) -> Option<String> {
+    let known = match found.kind {
+        QUEUE => queue::VERSION,
+        MUTEX => mutex::VERSION,
+        other => return Some(format!("kind {other} is not known to this version of isthmus")),
+    };
+    (found.version != known)
+        .then(|| format!("layout version {}; this version of isthmus has {known}", found.version))
+}
 
 fn kind(number: u32) -> &'static str {
     match number {
@@ -27,7 +40,8 @@ fn kind(number: u32) -> &'static str {
 pub(crate) fn objects(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<Vec<Row>> {
     let space = Namespace::open_as_found(namespace_.as_deref()).or_raise(py)?;
     let rows = inspect(&space).or_raise(py)?.into_iter().map(|found| {
-        let numbers = if found.kind == QUEUE && found.problem.is_none() { peek(&space, &found) } else { None };
+        let problem = found.problem.clone().or_else(|| unknown(&found));
+        let numbers = if found.kind == QUEUE && problem.is_none() { peek(&space, &found) } else { None };
         let mut attached: Vec<_> = found.attached.into_iter().map(|info| (info.pid, info.command)).collect();
         attached.sort_unstable();
         attached.dedup();
@@ -40,7 +54,7 @@ pub(crate) fn objects(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<V
             numbers.map(|(depth, _)| depth),
             numbers.map(|(_, capacity)| capacity),
             attached,
-            found.problem,
+            problem,
         )
     });
     Ok(rows.collect())

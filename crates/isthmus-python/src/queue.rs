@@ -67,8 +67,10 @@ impl PyQueue {
             Step::Done(()) => Ok(()),
             Step::Wait(on) => {
                 let timeout = Timeout::new(timeout)?;
-                drive(py, &self.handle, End::Producer, timeout, on, |me, attempt| queue.try_put(me, attempt, message))?
-                    .map_err(|on| self.full_error(py, on, message.len(), 0))
+                drive(py, &self.handle, End::Producer, timeout, on, |me, attempt| {
+                    queue.try_put(me, attempt, message)
+                })?
+                .map_err(|on| self.full_error(py, on, message.len(), 0))
             }
         }
     }
@@ -77,6 +79,7 @@ impl PyQueue {
         let queue = self.handle.queue();
         let length = message.len();
         self.check_size(py, length)?;
+        let _stay = self.handle.session().stay().or_raise(py)?;
         let me = self.handle.producer().or_raise(py)?;
         let attempt = Attempt::default();
         let run = match queue.try_claim(me, &attempt, length).or_raise(py)? {
@@ -92,12 +95,18 @@ impl PyQueue {
             // SAFETY: the run is ours and at least this long; a private slice cannot overlap it.
             unsafe { std::ptr::copy_nonoverlapping(message.as_ptr(), to, length) };
         };
-        if length >= DETACH_FROM { py.detach(fill) } else { fill() }
+        if length >= DETACH_FROM {
+            py.detach(fill);
+        } else {
+            fill();
+        }
         match queue.try_put_run(me, &attempt, run, length).or_raise(py)? {
             Step::Done(()) => {}
             Step::Wait(on) => {
-                drive(py, &self.handle, End::Producer, timeout, on, |me, a| queue.try_put_run(me, a, run, length))?
-                    .map_err(|on| self.full_error(py, on, length, 0))?;
+                drive(py, &self.handle, End::Producer, timeout, on, |me, a| {
+                    queue.try_put_run(me, a, run, length)
+                })?
+                .map_err(|on| self.full_error(py, on, length, 0))?;
             }
         }
         std::mem::forget(claim);
@@ -117,18 +126,30 @@ impl PyQueue {
             geometry.capacity,
             (2 * size).next_power_of_two()
         );
-        let number = |value: usize| value.into_pyobject(py).map_or_else(|never| match never {}, |v| v.into_any().unbind());
+        let number = |value: usize| {
+            value.into_pyobject(py).map_or_else(|never| match never {}, |v| v.into_any().unbind())
+        };
         Err(raise(py, "TooLarge", &text, &[("size", number(size)), ("limit", number(limit))]))
     }
 
     /// A large message that was taken: copied out, its block given back.
-    fn receive<'py>(&self, py: Python<'py>, me: Owner, run: Run, length: usize) -> PyResult<Bound<'py, PyBytes>> {
+    fn receive<'py>(
+        &self,
+        py: Python<'py>,
+        me: Owner,
+        run: Run,
+        length: usize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let _stay = self.handle.session().stay().or_raise(py)?;
         let claim = Claim { handle: &self.handle, me, run };
         let queue = self.handle.queue();
         // SAFETY: NULL asks for uninitialised bytes; the result is checked and filled before use.
         let object = unsafe {
-            Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(std::ptr::null(), length as isize))?
-                .cast_into_unchecked::<PyBytes>()
+            Bound::from_owned_ptr_or_err(
+                py,
+                ffi::PyBytes_FromStringAndSize(std::ptr::null(), length as isize),
+            )?
+            .cast_into_unchecked::<PyBytes>()
         };
         let from = queue.memory().address(queue.run_offset(run), length) as usize;
         // SAFETY: nobody else knows the new object yet, so its bytes may still be written.
@@ -136,7 +157,11 @@ impl PyQueue {
         // SAFETY: both are `length` bytes long: the run is ours and checked, the object was made so.
         // Addresses cross into the closure as numbers because pointers are not Send.
         let copy = move || unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, length) };
-        if length >= DETACH_FROM { py.detach(copy) } else { copy() }
+        if length >= DETACH_FROM {
+            py.detach(copy);
+        } else {
+            copy();
+        }
         drop(claim);
         Ok(object)
     }
@@ -172,7 +197,7 @@ impl PyQueue {
     ) -> PyResult<PyQueue> {
         // The anonymous queue behind a descriptor of another process (pid, fd, nonce): for unpickling.
         if let Some((pid, fd, nonce)) = adopt {
-            let space = namespace(py, namespace_)?;
+            let space = namespace(py, namespace_.as_deref())?;
             return Ok(PyQueue { handle: QueueHandle::from_fd_of(&space, pid, fd, nonce).or_raise(py)? });
         }
         let capacity = capacity
@@ -181,7 +206,7 @@ impl PyQueue {
                 _ => Err(PyValueError::new_err(format!("capacity is {asked}: it takes bytes, 1 or more"))),
             })
             .transpose()?;
-        let space = namespace(py, namespace_)?;
+        let space = namespace(py, namespace_.as_deref())?;
         let asked = Attributes { capacity, ends_with_producers, persistent };
         let handle = match name {
             Some(name) => QueueHandle::open(&space, name, mode(mode_)?, &asked),
@@ -284,7 +309,12 @@ impl PyQueue {
     ///
     /// Waits for the first as `get` does, then takes what is there.
     #[pyo3(signature = (limit, timeout = None))]
-    fn get_many<'py>(&self, py: Python<'py>, limit: i64, timeout: Option<f64>) -> PyResult<Bound<'py, PyList>> {
+    fn get_many<'py>(
+        &self,
+        py: Python<'py>,
+        limit: i64,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyList>> {
         let Some(limit) = usize::try_from(limit).ok().filter(|limit| *limit > 0) else {
             return Err(PyValueError::new_err(format!("limit is {limit}: it takes 1 or more messages")));
         };
@@ -348,7 +378,12 @@ impl PyQueue {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let abandoned = self.handle.close();
         if abandoned > 0 {
-            let name = self.handle.session().object().name().map_or("without a name".to_owned(), |n| format!("{n:?}"));
+            let name = self
+                .handle
+                .session()
+                .object()
+                .name()
+                .map_or("without a name".to_owned(), |n| format!("{n:?}"));
             let text = format!("queue {name} was closed by its last user with {abandoned} messages inside");
             let text = std::ffi::CString::new(text).unwrap_or_default();
             PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &text, 1)?;
@@ -416,7 +451,8 @@ impl PyQueue {
     fn _stats(&self, py: Python<'_>) -> PyResult<(u64, u64, u64, u64, u64, u64, usize, bool, bool)> {
         let numbers = self.handle.numbers().or_raise(py)?;
         let session = self.handle.session();
-        let mut attached: Vec<Owner> = session.object().attachments().into_iter().map(|(_, owner, _)| owner).collect();
+        let mut attached: Vec<Owner> =
+            session.object().attachments().into_iter().map(|(_, owner, _)| owner).collect();
         attached.sort_unstable_by_key(|owner| owner.word());
         attached.dedup();
         attached.retain(|owner| !session.registry().is_dead(*owner));

@@ -30,7 +30,11 @@ pub struct Crashing {
 impl Crashing {
     /// A zeroed memory of `size` bytes, with its first process.
     pub fn new(size: usize) -> Crashing {
-        Crashing { words: vec![Cell::new(0); size.div_ceil(8)].into(), left: Rc::default(), gone: Rc::default() }
+        Crashing {
+            words: vec![Cell::new(0); size.div_ceil(8)].into(),
+            left: Rc::default(),
+            gone: Rc::default(),
+        }
     }
 
     /// Another process on the same memory.

@@ -16,7 +16,8 @@ use crate::registry::Registry;
 use crate::session::Session;
 use crate::wait::{Spin, Waited};
 
-const VERSION: u32 = 1;
+/// Layout version.
+pub const VERSION: u32 = 1;
 
 /// An open mutex.
 pub struct MutexHandle {

@@ -26,7 +26,7 @@
 //! they write the same owner and pid. One who was delayed between may overwrite the record of a later
 //! death: the record names its owner, and where that is not the owner in the word, the pid comes from
 //! the registry instead, or is unknown; nothing but the text of the error depends on it.
-//! Killed between freeing and waking: sleepers look again within 50 ms.
+//! Killed between freeing and waking: sleepers look again within 80 ms.
 
 #[cfg(not(loom))]
 pub mod handle;
@@ -190,10 +190,7 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
                     owner if owner.as_process() == me.as_process() => {
                         "release of a mutex that another thread of this process holds".to_owned()
                     }
-                    owner => format!(
-                        "release of a mutex that process {} holds",
-                        self.peers.death(owner).pid
-                    ),
+                    owner => format!("release of a mutex that {} holds", self.peers.death(owner)),
                 }));
             }
             // Only the flag W can change under us.

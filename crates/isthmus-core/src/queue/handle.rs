@@ -15,7 +15,8 @@ use crate::registry::Registry;
 use crate::session::Session;
 use crate::wait::{Spin, Waited};
 
-const VERSION: u32 = 1;
+/// Layout version.
+pub const VERSION: u32 = 1;
 /// Role of an attachment: has put a message.
 pub const PRODUCER: u64 = 1;
 /// Role of an attachment: has asked for a message.
@@ -66,7 +67,10 @@ impl Attributes {
     fn check(&self, found: &[u64; 16]) -> Result<()> {
         let geometry = Geometry::new(found[CAPACITY])?;
         if geometry.capacity != found[CAPACITY] {
-            return Err(Error::Corrupt(format!("the queue's header gives a capacity of {}", found[CAPACITY])));
+            return Err(Error::Corrupt(format!(
+                "the queue's header gives a capacity of {}",
+                found[CAPACITY]
+            )));
         }
         if let Some(asked) = self.capacity {
             let asked = Geometry::new(asked)?.capacity;
@@ -89,9 +93,17 @@ impl Attributes {
 
 impl QueueHandle {
     /// Opens or creates a named queue.
-    pub fn open(namespace: &Arc<Namespace>, name: &str, mode: Mode, asked: &Attributes) -> Result<QueueHandle> {
+    pub fn open(
+        namespace: &Arc<Namespace>,
+        name: &str,
+        mode: Mode,
+        asked: &Attributes,
+    ) -> Result<QueueHandle> {
         let (spec, geometry) = asked.spec()?;
-        let init = |map: &crate::sys::map::Map| format(map, &geometry);
+        let init = |map: &crate::sys::map::Map| {
+            format(map, &geometry);
+            Ok(())
+        };
         let object = Object::open(namespace, name, mode, &spec, &init, &|found| asked.check(found))?;
         if let Some(persistent) = asked.persistent.filter(|p| *p != object.persistent()) {
             return Err(Error::Incompatible(format!(
@@ -105,7 +117,11 @@ impl QueueHandle {
     /// Makes a queue without a name.
     pub fn anonymous(namespace: &Arc<Namespace>, asked: &Attributes) -> Result<QueueHandle> {
         let (spec, geometry) = asked.spec()?;
-        QueueHandle::new(Object::anonymous(namespace, &spec, &|map| format(map, &geometry))?)
+        let init = |map: &crate::sys::map::Map| {
+            format(map, &geometry);
+            Ok(())
+        };
+        QueueHandle::new(Object::anonymous(namespace, &spec, &init)?)
     }
 
     /// Opens the queue behind another process's descriptor.
@@ -211,7 +227,13 @@ impl QueueHandle {
     }
 
     /// Waits for what stood in the way of an attempt; may return early.
-    pub fn wait(&self, me: Owner, attempt: &mut Attempt, on: On, deadline: Option<Instant>) -> Result<Waited> {
+    pub fn wait(
+        &self,
+        me: Owner,
+        attempt: &mut Attempt,
+        on: On,
+        deadline: Option<Instant>,
+    ) -> Result<Waited> {
         let learned = match on {
             On::Messages | On::ConsumerLock => &self.spin_get,
             _ => &self.spin_put,
@@ -236,16 +258,15 @@ impl QueueHandle {
     /// Ends this handle; says how many messages stay behind where it was the last one and nobody
     /// will ever take them. Other threads that wait on it are woken.
     pub fn close(&self) -> u64 {
-        if self.session.is_closed() {
-            return 0;
-        }
-        let registry = self.session.registry();
-        let attached = self.session.object().attachments();
-        let others = attached.iter().filter(|(_, owner, _)| !registry.is_dead(*owner)).count() > 1;
-        let abandoned = if others || self.session.object().persistent() { 0 } else { self.queue.depth() };
-        self.session.close();
-        self.queue.wake_all();
-        abandoned
+        let last_look = || {
+            // Threads of this process that wait here must find it closed.
+            self.queue.wake_all();
+            let registry = self.session.registry();
+            let attached = self.session.object().attachments();
+            let others = attached.iter().filter(|(_, owner, _)| !registry.is_dead(*owner)).count() > 1;
+            if others || self.session.object().persistent() { 0 } else { self.queue.depth() }
+        };
+        self.session.close(last_look).unwrap_or(0)
     }
 }
 
@@ -255,11 +276,10 @@ impl Drop for QueueHandle {
     }
 }
 
-fn format(map: &crate::sys::map::Map, geometry: &Geometry) -> Result<()> {
+fn format(map: &crate::sys::map::Map, geometry: &Geometry) {
     // SAFETY: the map outlives this function and nobody else sees it yet.
     let memory = unsafe { Mapping::new(map.ptr(), map.len()) };
     Queue::<Mapping, Arc<Registry>>::format(&memory, BODY, geometry);
-    Ok(())
 }
 
 /// Depth and capacity of a named queue that is only looked at: nothing stays open, nobody is disturbed.

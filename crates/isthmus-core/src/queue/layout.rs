@@ -103,8 +103,8 @@ impl Geometry {
 }
 
 // The lines of different writers must not share a pair of cache lines.
-const _: () = assert!(FLAGS < CONSUMER_LOCK && HEAD_SEQ < MESSAGES && CONSUMER_LOCK % 128 == 0);
-const _: () = assert!(RING % 128 == 0 && LARGEST + 8 <= RING);
+const _: () = assert!(FLAGS < CONSUMER_LOCK && HEAD_SEQ < MESSAGES && CONSUMER_LOCK.is_multiple_of(128));
+const _: () = assert!(RING.is_multiple_of(128) && LARGEST + 8 <= RING);
 
 #[cfg(all(test, not(loom)))]
 mod tests {

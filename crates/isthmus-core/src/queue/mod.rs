@@ -12,20 +12,20 @@ mod blocks;
 #[cfg(not(loom))]
 pub mod handle;
 mod layout;
+#[cfg(all(test, loom))]
+mod models;
 mod ring;
 #[cfg(all(test, not(loom)))]
 mod sweep;
-#[cfg(all(test, loom))]
-mod models;
 
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
 pub use blocks::Run;
-pub use layout::{DEFAULT_CAPACITY, Geometry, INLINE_MAX, MAX_CAPACITY, MIN_CAPACITY, UNIT};
 use layout::{
     BLOCK_SPACE, CONSUMER_LOCK, FLAGS, HAD_PRODUCER, LARGEST, MESSAGES, PRODUCER_LOCK, RING_SPACE, SHUT,
 };
+pub use layout::{DEFAULT_CAPACITY, Geometry, INLINE_MAX, MAX_CAPACITY, MIN_CAPACITY, UNIT};
 use ring::{BATCH_MAX, Kind, Ring};
 
 use crate::error::{Error, Result};
@@ -190,7 +190,11 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     fn check_length(&self, length: usize) -> Result<()> {
         let limit = self.geometry.message_max();
         if length > limit {
-            return Err(Error::TooLarge { what: "message in bytes", size: length as u64, limit: limit as u64 });
+            return Err(Error::TooLarge {
+                what: "message in bytes",
+                size: length as u64,
+                limit: limit as u64,
+            });
         }
         Ok(())
     }
@@ -288,7 +292,12 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     /// Takes the next message; one from the ring is copied to the front of `buffer`, which must hold
     /// `inline_max` bytes.
     #[inline]
-    pub fn try_get(&self, me: Owner, attempt: &Attempt, buffer: &mut [MaybeUninit<u8>]) -> Result<Step<Taken>> {
+    pub fn try_get(
+        &self,
+        me: Owner,
+        attempt: &Attempt,
+        buffer: &mut [MaybeUninit<u8>],
+    ) -> Result<Step<Taken>> {
         // One who finds nothing leaves the lock and its cache line alone.
         if !self.ring.has_message(&self.memory) {
             return Ok(Step::Wait(On::Messages));
@@ -432,7 +441,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
                 Self::ended(self.messages.sleep(&self.memory, slice, shut))
             }
             On::RingSpace(_) | On::BlockSpace(_) => {
-                // Room held by the dead comes back when somebody looks: 1, 2, 4 … 50 ms.
+                // Room held by the dead comes back when somebody looks: 1, 2, 4 … 80 ms.
                 let slice = attempt.watch.map_or(Duration::from_millis(1), |s| (s * 2).min(WATCH_SLICE));
                 attempt.watch = Some(slice);
                 let point = if matches!(on, On::RingSpace(_)) { self.ring_space } else { self.block_space };

@@ -8,6 +8,7 @@ use crate::memory::crash::{Crashing, Oracle, silence_kills};
 const BODY: usize = 0;
 const VICTIM: Owner = Owner::process(1, 1);
 const SURVIVOR: Owner = Owner::process(2, 1);
+const SECOND: Owner = Owner::process(3, 1);
 
 type TestQueue = Queue<Crashing, Oracle>;
 
@@ -90,15 +91,12 @@ fn put_many(queue: &TestQueue, me: Owner, messages: &[Vec<u8>]) -> usize {
 
 fn get_many(queue: &TestQueue, me: Owner, limit: usize) -> Vec<Vec<u8>> {
     let (mut bytes, mut ends) = (Vec::with_capacity(64 << 10), Vec::with_capacity(limit));
-    match drive(queue, me, |a| queue.try_get_batch(me, a, limit, &mut bytes, &mut ends)) {
-        Some(Some(Taken::Block(run, length))) => {
-            vec![take_block(queue, me, run, length)]
-        }
-        _ => {
-            let starts = std::iter::once(0).chain(ends.iter().copied());
-            starts.zip(&ends).map(|(start, end)| bytes[start..*end].to_vec()).collect()
-        }
+    let step = drive(queue, me, |a| queue.try_get_batch(me, a, limit, &mut bytes, &mut ends));
+    if let Some(Some(Taken::Block(run, length))) = step {
+        return vec![take_block(queue, me, run, length)];
     }
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    starts.zip(&ends).map(|(start, end)| bytes[start..*end].to_vec()).collect()
 }
 
 /// Everything that is inside, in order.
@@ -126,7 +124,9 @@ fn check_capacity(queue: &TestQueue) {
 
 /// Starting states: empty; a few small and large messages; near the end of the ring, so that headers
 /// and payloads wrap; a table cut into many runs; and a lock that another dead process left behind.
-fn states() -> Vec<(&'static str, fn(&TestQueue))> {
+type State = (&'static str, fn(&TestQueue));
+
+fn states() -> Vec<State> {
     fn mixed(queue: &TestQueue) {
         for (number, length) in [0, 1, 64, 5000, 4096, 20_000, 7].into_iter().enumerate() {
             assert!(put(queue, SURVIVOR, &message(number as u64, length)));
@@ -202,7 +202,12 @@ fn put_by(name: &str) -> Vec<Vec<u8>> {
 }
 
 /// Kills `operation` at its `n`-th store; false once it completes before that.
-fn sweep_once(state: fn(&TestQueue), name: &str, operation: fn(&TestQueue) -> Vec<Vec<u8>>, n: usize) -> bool {
+fn sweep_once(
+    state: fn(&TestQueue),
+    name: &str,
+    operation: fn(&TestQueue) -> Vec<Vec<u8>>,
+    n: usize,
+) -> bool {
     let world = World::new();
     let survivor = world.process();
     state(&survivor);
@@ -264,7 +269,6 @@ fn every_operation_killed_at_every_store_leaves_a_whole_queue() {
 #[test]
 fn a_survivor_killed_while_repairing_is_survived_too() {
     silence_kills();
-    const SECOND: Owner = Owner::process(3, 1);
     let mut kills = 0;
     for (_, state) in states() {
         for (name, operation) in operations() {
@@ -320,9 +324,19 @@ fn damage_is_an_error_and_never_a_wild_access() {
     let values = [1, 7, 0xdead_beef, u64::MAX, 1 << 63, (1 << 63) | (1 << 56) | 0xffff_ffff, 4096, 1 << 40];
     let geometry = World::new().geometry;
     let words = [
-        layout::TAIL, layout::TAIL_SEQ, layout::HEAD, layout::HEAD_SEQ, layout::HEAD_SEEN, layout::ROVER,
-        layout::HINT, layout::RING, layout::RING + 8, layout::RING + 16,
-        geometry.table_at(), geometry.table_at() + 8, geometry.table_at() + 16,
+        layout::TAIL,
+        layout::TAIL_SEQ,
+        layout::HEAD,
+        layout::HEAD_SEQ,
+        layout::HEAD_SEEN,
+        layout::ROVER,
+        layout::HINT,
+        layout::RING,
+        layout::RING + 8,
+        layout::RING + 16,
+        geometry.table_at(),
+        geometry.table_at() + 8,
+        geometry.table_at() + 16,
     ];
     for word in words {
         for value in values {

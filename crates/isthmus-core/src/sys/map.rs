@@ -52,6 +52,15 @@ impl Map {
         self.start.as_ptr()
     }
 
+    /// Gives the memory back while keeping the addresses: whoever touches them from now on is killed by a
+    /// SIGSEGV instead of reading something else that was mapped there.
+    pub fn release(&self) {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        // SAFETY: exactly our own range is replaced; callers promise that nobody uses it any more. A
+        // failure leaves everything as it was, until drop.
+        unsafe { libc::mmap(self.start.as_ptr().cast(), self.len, libc::PROT_NONE, flags, -1, 0) };
+    }
+
     /// Length in bytes.
     #[inline]
     pub fn len(&self) -> usize {
