@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 import isthmus
 from support import Hang, Peer, Watchdog, process_state, wait_until
 from workers import Journal
@@ -202,6 +204,36 @@ def check_messages(siege: Siege, *, get_batch: int, put_batch: int) -> str:
     return f"{len(received)} messages, {siege.kills} kills, {lost} lost"
 
 
+def check_flood(siege: Siege, batch: int) -> str:
+    """As `check_messages`, for `flood` and `drink`: millions of messages, so by arrays."""
+    everyone = siege.workers + siege.dead
+    drinkers = [w for w in everyone if w.program == "drink"]
+    received = []
+    for drinker in drinkers:
+        count, first = drinker.done, Journal.LOG
+        pairs = np.array(drinker.journal.words[first : first + 2 * count], dtype=np.uint64).reshape(-1, 2)
+        torn = pairs[pairs[:, 0] != ~pairs[:, 1]]
+        assert not len(torn), f"torn: {torn[:5]}"
+        numbers = pairs[:, 0] >> np.uint64(40)
+        for number in np.unique(numbers):
+            mine = pairs[numbers == number, 0]
+            assert (mine[1:] > mine[:-1]).all(), f"FIFO of producer {number}"
+        received.append(pairs[:, 0])
+    everything = np.sort(np.concatenate(received))
+    twice = everything[1:][everything[1:] == everything[:-1]]
+    assert not len(twice), f"duplicates: {twice[:5]}"
+    numbers = everything >> np.uint64(40)
+    sequences = everything & np.uint64((1 << 40) - 1)
+    lost = 0
+    for flooder in (w for w in everyone if w.program == "flood"):
+        mine = sequences[numbers == flooder.arguments["number"]]
+        assert not len(mine) or mine[-1] < flooder.started, "out of nothing"
+        lost += flooder.done - int((mine < flooder.done).sum())
+    killed = sum(w.killed for w in drinkers)
+    assert lost <= killed * batch, f"{lost} messages lost with {killed} killed consumers"
+    return f"{len(everything)} messages, {siege.kills} kills, {lost} lost"
+
+
 def room(handle: isthmus.Queue, size: int, *, patience: float = 0.0) -> int:
     """How many messages of a size fit; what they took is given back.
 
@@ -247,4 +279,4 @@ def check_capacity(handle: isthmus.Queue) -> None:
     assert handle.stats().bytes_in_use == 0
 
 
-__all__ = ["SEED", "Hang", "Siege", "Worker", "check_capacity", "check_messages"]
+__all__ = ["SEED", "Hang", "Siege", "Worker", "check_capacity", "check_flood", "check_messages"]

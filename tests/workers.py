@@ -138,6 +138,69 @@ def consume(journal: str, queue: str, batch: int) -> None:
     handle.close()
 
 
+def flood(journal: str, queue: str, number: int, batch: int, width: int) -> None:
+    """Puts batches made beforehand, so that it is nearly always inside `put_many` when it is killed.
+
+    A message is its identity, again with every bit turned, and filling up to `width` bytes.
+    """
+    words = Journal(journal).words
+    handle = isthmus.Queue.open(queue)
+    words[Journal.ATTACHED] = 1
+    mask = (1 << 64) - 1
+    filling = bytes(width - 16)
+    count = 0
+    while not words[Journal.STOP]:
+        supply = [
+            [
+                (identity := number << 40 | sequence).to_bytes(8, "little")
+                + (identity ^ mask).to_bytes(8, "little")
+                + filling
+                for sequence in range(first, first + batch)
+            ]
+            for first in range(count, count + 100 * batch, batch)
+        ]
+        for messages in supply:
+            words[Journal.STARTED] = count + batch
+            left = messages
+            while left:
+                try:
+                    sent = handle.put_many(left, timeout=0.5)
+                except isthmus.Full as full:
+                    sent = full.sent
+                count += sent
+                words[Journal.DONE] = count
+                left = left[sent:]
+            if words[Journal.STOP]:
+                break
+    handle.close()
+
+
+def drink(journal: str, queue: str, batch: int, width: int) -> None:
+    """Gets batches and logs both words of each message unlooked at: nearly always inside `get_many`."""
+    words = Journal(journal).words
+    log = memoryview(words)[Journal.LOG :].cast("B")
+    handle = isthmus.Queue.open(queue)
+    words[Journal.ATTACHED] = 1
+    count = 0
+    while True:
+        stop = words[Journal.STOP]
+        try:
+            got = handle.get_many(batch, timeout=0.2)
+        except isthmus.Empty:
+            if stop:
+                break
+            continue
+        if any(len(each) != width for each in got):
+            raise AssertionError(f"torn: messages of {sorted(set(map(len, got)))} bytes, not {width}")
+        data = b"".join([each[:16] for each in got])
+        if 16 * count + len(data) > len(log):
+            raise AssertionError("the journal is too short for this test")
+        log[16 * count : 16 * count + len(data)] = data
+        count += len(got)
+        words[Journal.DONE] = count
+    handle.close()
+
+
 def take_turns(journal: str, mutex: str, shared: str, on_owner_died: Any, number: int) -> None:
     """Takes a mutex again and again; inside it changes what only the mutex keeps consistent.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import isthmus
-from siege import KILLS, Siege, Worker, check_capacity, check_messages
+from siege import KILLS, Siege, Worker, check_capacity, check_flood, check_messages
 from support import Watchdog
 from workers import Journal
 
@@ -78,6 +78,31 @@ def test_producers_and_consumers_killed_at_random(
         siege.finish("consume")
         assert queue.qsize() == 0
         print(check_messages(siege, get_batch=get_batch, put_batch=put_batch))
+        check_capacity(queue)
+
+
+@pytest.mark.parametrize(
+    ("width", "batch", "pairs"), [(16, 64, 1), (16, 64, 2), (200, 8, 1), (16, 1, 2), (5000, 16, 1)]
+)
+def test_killed_inside_put_and_get(queue: isthmus.Queue, width: int, batch: int, pairs: int) -> None:
+    """Workers that do nothing but put and get, so that most of the kills hit them in the middle of it."""
+    with Siege(seed=13) as siege:
+        numbers = iter(range(1, 1 << 24))
+
+        def start(program: str) -> None:
+            if program == "flood":
+                siege.start("flood", queue="besieged", number=next(numbers), batch=batch, width=width)
+            else:
+                siege.start("drink", words=1 << 24, queue="besieged", batch=batch, width=width)
+
+        for program in ("flood", "drink") * pairs:
+            start(program)
+        siege.bombard(60, Watchdog(), lambda dead: start(dead.program), pause=0.02)
+        siege.wait(Watchdog(), 0.1)
+        siege.finish("flood")
+        siege.finish("drink")
+        assert queue.qsize() == 0
+        print(check_flood(siege, batch))
         check_capacity(queue)
 
 
