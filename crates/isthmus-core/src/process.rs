@@ -26,7 +26,7 @@ thread_local! {
 }
 
 /// The epoch of this process: never 0, constant for its life, different in a forked child.
-#[inline]
+#[inline(always)]
 pub fn epoch() -> u64 {
     // SYNC(page): the page is mapped before its address is published.
     let page = PAGE.load(Ordering::Acquire);
@@ -38,7 +38,12 @@ pub fn epoch() -> u64 {
 /// The number of the calling thread: 1 to `MAX_CONTEXT`, different for each living thread of the process.
 #[inline]
 pub fn context() -> u32 {
-    let now = epoch();
+    context_in(epoch())
+}
+
+/// As [`context`], for one who has just asked for the epoch.
+#[inline(always)]
+pub fn context_in(now: u64) -> u32 {
     let (at, context) = CONTEXT.get();
     if at == now { context } else { fresh_context(now) }
 }

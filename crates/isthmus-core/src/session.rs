@@ -40,6 +40,7 @@ impl Peers for Arc<Registry> {
 pub struct Session {
     object: Object,
     epoch: AtomicU64,
+    me: AtomicU64,
     cell: AtomicUsize,
     roles: AtomicU64,
     closed: AtomicBool,
@@ -63,6 +64,7 @@ impl Session {
         let session = Session {
             object,
             epoch: AtomicU64::new(0),
+            me: AtomicU64::new(0),
             cell: AtomicUsize::new(NO_CELL),
             roles: AtomicU64::new(0),
             closed: AtomicBool::new(false),
@@ -90,20 +92,32 @@ impl Session {
         unsafe { Mapping::new(map.ptr(), map.len()) }
     }
 
+    /// What [`Session::me`] answers nearly always: the epoch and this process, if nothing has changed.
+    #[inline(always)]
+    fn known(&self) -> Option<(u64, Owner)> {
+        let epoch = process::epoch();
+        let me = Owner::from_word(self.me.load(Ordering::Relaxed));
+        // One who was buried hears of it in whatever it does.
+        let unchanged = self.epoch.load(Ordering::Relaxed) == epoch && self.object.registry().is_live(me);
+        unchanged.then_some((epoch, me))
+    }
+
     /// This process, as others see it in shared words.
-    #[inline]
+    #[inline(always)]
     pub fn me(&self) -> Result<Owner> {
-        if self.epoch.load(Ordering::Relaxed) == process::epoch() {
-            // Asks the registry, so that one who was buried hears of it in whatever it does.
-            return self.registry().me();
+        match self.known() {
+            Some((_, me)) => Ok(me),
+            None => self.enter(),
         }
-        self.enter()
     }
 
     /// The calling thread of this process.
-    #[inline]
+    #[inline(always)]
     pub fn me_here(&self) -> Result<Owner> {
-        Ok(self.me()?.with_context(process::context()))
+        match self.known() {
+            Some((epoch, me)) => Ok(me.with_context(process::context_in(epoch))),
+            None => Ok(self.enter()?.with_context(process::context())),
+        }
     }
 
     #[cold]
@@ -112,6 +126,7 @@ impl Session {
             return Err(Error::Closed);
         }
         let me = self.registry().me()?;
+        self.me.store(me.word(), Ordering::Relaxed);
         self.cell.store(self.object.attach()?, Ordering::Relaxed);
         self.roles.store(0, Ordering::Relaxed);
         self.epoch.store(process::epoch(), Ordering::Relaxed);

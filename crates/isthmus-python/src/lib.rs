@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 mod arguments;
 mod driver;
 mod errors;
+mod fast;
 mod mutex;
 mod objects;
 mod queue;
@@ -23,6 +24,7 @@ mod _core {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::fast::install(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

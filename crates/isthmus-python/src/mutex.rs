@@ -24,7 +24,7 @@ const LOOKS: u32 = 64;
 /// Opens or creates the mutex `name`, or makes an anonymous one for children; `isthmus.Mutex` says more.
 #[pyclass(name = "Mutex", module = "isthmus._core", subclass, frozen)]
 pub(crate) struct PyMutex {
-    handle: MutexHandle,
+    pub(crate) handle: MutexHandle,
     recovers: bool,
 }
 

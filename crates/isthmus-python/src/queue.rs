@@ -26,7 +26,7 @@ const BATCH_MESSAGES: usize = 512;
 /// Opens or creates the queue `name`, or makes an anonymous one for children; `isthmus.Queue` says more.
 #[pyclass(name = "Queue", module = "isthmus._core", subclass, frozen)]
 pub(crate) struct PyQueue {
-    handle: QueueHandle,
+    pub(crate) handle: QueueHandle,
 }
 
 impl PyQueue {
@@ -133,7 +133,7 @@ impl PyQueue {
     }
 
     /// A large message that was taken: copied out, its block given back.
-    fn receive<'py>(
+    pub(crate) fn receive<'py>(
         &self,
         py: Python<'py>,
         me: Owner,

@@ -150,6 +150,12 @@ impl Registry {
         if self.word_of(me) == word(me.generation(), LIVE) { Ok(me) } else { Err(Error::Buried) }
     }
 
+    /// Whether nobody has declared `owner` dead: one load.
+    #[inline(always)]
+    pub fn is_live(&self, owner: Owner) -> bool {
+        self.word_of(owner) == word(owner.generation(), LIVE)
+    }
+
     /// Whether this process is `owner` (claims nothing).
     #[inline]
     pub fn is_me(&self, owner: Owner) -> bool {
@@ -255,7 +261,7 @@ impl Registry {
     }
 
     /// The word of an owner's slot; 0 (nobody) for a slot that cannot be.
-    #[inline]
+    #[inline(always)]
     fn word_of(&self, owner: Owner) -> u64 {
         let slot = owner.slot();
         if u64::from(slot) >= SLOTS {

@@ -1,0 +1,285 @@
+//! The calls that cost nanoseconds, without PyO3's entrance: `Queue.put`, `Queue.get`, `Mutex.acquire` and
+//! `Mutex.release` when there is nothing to wait for, to convert or to report.
+//!
+//! Measured on 3.11: entering a method through PyO3 (thread-local counters, argument tables, a panic guard)
+//! takes about 10 ns, as much as a whole acquire and release of the lock. So these four are plain C functions
+//! that try the usual case; everything else (any other argument, waiting, errors) goes to the method of the
+//! same name that PyO3 made, which does the whole work and also lends its documentation.
+
+use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use isthmus_core::lock::Slices;
+use isthmus_core::memory::pause;
+use isthmus_core::mutex::Found;
+use isthmus_core::owner::Owner;
+use isthmus_core::queue::{Attempt, INLINE_MAX, On, Run, Step, Taken};
+use pyo3::ffi::{self, PyObject};
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::mutex::PyMutex;
+use crate::queue::PyQueue;
+
+type Function = unsafe extern "C" fn(
+    *mut PyObject,
+    *const *mut PyObject,
+    ffi::Py_ssize_t,
+    *mut PyObject,
+) -> *mut PyObject;
+
+/// A method of PyO3's and the function that goes before it.
+struct Fast {
+    name: &'static CStr,
+    function: Function,
+    whole: AtomicPtr<PyObject>,
+}
+
+static PUT: Fast = Fast::new(c"put", put);
+static GET: Fast = Fast::new(c"get", get);
+static ACQUIRE: Fast = Fast::new(c"acquire", acquire);
+static RELEASE: Fast = Fast::new(c"release", release);
+
+/// Looks before the whole method waits: about 2 us.
+const LOOKS: u32 = 64;
+
+impl Fast {
+    const fn new(name: &'static CStr, function: Function) -> Fast {
+        Fast { name, function, whole: AtomicPtr::new(std::ptr::null_mut()) }
+    }
+
+    /// Puts the function before the method of the same name.
+    fn install(&'static self, class: &Bound<'_, PyType>) -> PyResult<()> {
+        let py = class.py();
+        let name = self.name.to_str().unwrap_or_default();
+        let whole = class.getattr(name)?;
+        let signature: String = whole.getattr("__text_signature__")?.extract()?;
+        let text: String = whole.getattr("__doc__")?.extract()?;
+        let doc = CString::new(format!("{name}{signature}\n--\n\n{text}"))?;
+        // Lives as long as the type, that is to the end of the process.
+        let definition = Box::leak(Box::new(ffi::PyMethodDef {
+            ml_name: self.name.as_ptr(),
+            ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: self.function },
+            ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+            ml_doc: doc.into_raw(),
+        }));
+        // SAFETY: the type is alive, the definition is never freed; the result is checked.
+        let method = unsafe {
+            let method = ffi::PyDescr_NewMethod(class.as_type_ptr(), definition);
+            Bound::from_owned_ptr_or_err(py, method)?
+        };
+        class.setattr(name, method)?;
+        self.whole.store(whole.into_ptr(), Ordering::Release);
+        Ok(())
+    }
+
+    /// Calls PyO3's method with the same arguments.
+    #[cold]
+    unsafe fn whole(
+        &self,
+        slf: *mut PyObject,
+        args: *const *mut PyObject,
+        count: ffi::Py_ssize_t,
+        names: *mut PyObject,
+    ) -> *mut PyObject {
+        // SAFETY: called with the arguments of a METH_FASTCALL | METH_KEYWORDS function, with the GIL:
+        // `count` positional values, then one for each name. Every new reference is given up again.
+        unsafe {
+            let positional = ffi::PyTuple_New(count + 1);
+            if positional.is_null() {
+                return positional;
+            }
+            ffi::PyTuple_SetItem(positional, 0, ffi::Py_NewRef(slf));
+            for i in 0..count {
+                ffi::PyTuple_SetItem(positional, i + 1, ffi::Py_NewRef(*args.offset(i)));
+            }
+            let mut keywords = std::ptr::null_mut();
+            if !names.is_null() {
+                keywords = ffi::PyDict_New();
+                for i in 0..ffi::PyTuple_Size(names) {
+                    let (name, value) = (ffi::PyTuple_GetItem(names, i), *args.offset(count + i));
+                    if keywords.is_null() || ffi::PyDict_SetItem(keywords, name, value) != 0 {
+                        ffi::Py_DECREF(positional);
+                        ffi::Py_XDECREF(keywords);
+                        return std::ptr::null_mut();
+                    }
+                }
+            }
+            let result = ffi::PyObject_Call(self.whole.load(Ordering::Acquire), positional, keywords);
+            ffi::Py_DECREF(positional);
+            ffi::Py_XDECREF(keywords);
+            result
+        }
+    }
+}
+
+/// Installs all four; once, when the module is made.
+pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
+    let (queue, mutex) = (py.get_type::<PyQueue>(), py.get_type::<PyMutex>());
+    PUT.install(&queue)?;
+    GET.install(&queue)?;
+    ACQUIRE.install(&mutex)?;
+    RELEASE.install(&mutex)
+}
+
+/// True where a call has exactly `required` positional arguments and perhaps a good timeout behind them,
+/// by position or as the only keyword.
+#[inline]
+unsafe fn usual(
+    required: ffi::Py_ssize_t,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> bool {
+    // SAFETY: as for `Fast::whole`.
+    unsafe {
+        if count == required && names.is_null() {
+            return true;
+        }
+        if names.is_null() {
+            return count == required + 1 && is_timeout(*args.offset(required));
+        }
+        count == required
+            && ffi::PyTuple_Size(names) == 1
+            && ffi::PyUnicode_CompareWithASCIIString(ffi::PyTuple_GetItem(names, 0), c"timeout".as_ptr()) == 0
+            && is_timeout(*args.offset(required))
+    }
+}
+
+/// None, or a float that is not negative; anything else is PyO3's.
+unsafe fn is_timeout(value: *mut PyObject) -> bool {
+    // SAFETY: a borrowed reference to a live object, with the GIL; the type is checked first.
+    unsafe {
+        value == ffi::Py_None()
+            || (ffi::PyFloat_CheckExact(value) != 0 && ffi::PyFloat_AsDouble(value) >= 0.0)
+    }
+}
+
+/// The object behind `self`.
+unsafe fn this<T: pyo3::PyClass<Frozen = pyo3::pyclass::boolean_struct::True> + Sync>(
+    slf: &*mut PyObject,
+) -> &T {
+    // SAFETY: method descriptors check the type of `self` before they call, and hold a reference.
+    unsafe {
+        let py = Python::assume_attached();
+        Bound::ref_from_ptr(py, slf).cast_unchecked::<T>().get()
+    }
+}
+
+unsafe extern "C" fn put(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see `Fast::whole`; the message is bytes and is held by the caller during the call.
+    unsafe {
+        if usual(1, args, count, names) && ffi::PyBytes_Check(*args) != 0 {
+            let handle = &this::<PyQueue>(&slf).handle;
+            let length = ffi::PyBytes_Size(*args) as usize;
+            if length <= handle.queue().geometry().inline_max() {
+                let message = std::slice::from_raw_parts(ffi::PyBytes_AsString(*args).cast::<u8>(), length);
+                if let Ok(me) = handle.producer()
+                    && let Ok(Step::Done(())) = handle.queue().try_put(me, &Attempt::default(), message)
+                {
+                    return ffi::Py_NewRef(ffi::Py_None());
+                }
+            }
+        }
+        PUT.whole(slf, args, count, names)
+    }
+}
+
+unsafe extern "C" fn get(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see `Fast::whole`; of the buffer only what was filled is read.
+    unsafe {
+        if usual(0, args, count, names) {
+            let handle = &this::<PyQueue>(&slf).handle;
+            let queue = handle.queue();
+            let mut buffer = [MaybeUninit::<u8>::uninit(); INLINE_MAX];
+            if let Ok(me) = handle.consumer() {
+                // Twice: the second time takes the message that has ended a short wait.
+                for _ in 0..2 {
+                    match queue.try_get(me, &Attempt::default(), &mut buffer) {
+                        Ok(Step::Done(Taken::Inline(length))) => {
+                            return ffi::PyBytes_FromStringAndSize(buffer.as_ptr().cast(), length as isize);
+                        }
+                        Ok(Step::Done(Taken::Block(run, length))) => {
+                            return receive(&slf, me, run, length);
+                        }
+                        Ok(Step::Wait(On::Messages)) => {}
+                        _ => break,
+                    }
+                    let ready = (0..LOOKS).any(|_| {
+                        pause();
+                        queue.is_ready(On::Messages)
+                    });
+                    if !ready {
+                        break;
+                    }
+                }
+            }
+        }
+        GET.whole(slf, args, count, names)
+    }
+}
+
+/// A large message that was taken, copied out by the code that the whole method uses.
+#[cold]
+unsafe fn receive(slf: &*mut PyObject, me: Owner, run: Run, length: usize) -> *mut PyObject {
+    // SAFETY: as in `get`.
+    let queue = unsafe { this::<PyQueue>(slf) };
+    Python::attach(|py| match queue.receive(py, me, run, length) {
+        Ok(bytes) => bytes.into_ptr(),
+        Err(error) => {
+            error.restore(py);
+            std::ptr::null_mut()
+        }
+    })
+}
+
+unsafe extern "C" fn acquire(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see `Fast::whole`.
+    unsafe {
+        if usual(0, args, count, names) {
+            let handle = &this::<PyMutex>(&slf).handle;
+            if let Ok(me) = handle.session().me_here()
+                && handle.try_acquire(me, &Slices::default()) == Found::Acquired
+            {
+                return ffi::Py_NewRef(ffi::Py_True());
+            }
+        }
+        ACQUIRE.whole(slf, args, count, names)
+    }
+}
+
+unsafe extern "C" fn release(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see `Fast::whole`.
+    unsafe {
+        if count == 0 && names.is_null() {
+            let handle = &this::<PyMutex>(&slf).handle;
+            if let Ok(me) = handle.session().me_here()
+                && handle.mutex().release(me).is_ok()
+            {
+                return ffi::Py_NewRef(ffi::Py_None());
+            }
+        }
+        RELEASE.whole(slf, args, count, names)
+    }
+}
