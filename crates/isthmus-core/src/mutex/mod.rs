@@ -30,6 +30,8 @@
 
 #[cfg(not(loom))]
 pub mod handle;
+#[cfg(all(test, not(loom)))]
+mod sweep;
 
 use std::time::{Duration, Instant};
 
