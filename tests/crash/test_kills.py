@@ -36,14 +36,14 @@ def queue() -> Iterator[isthmus.Queue]:
 
 SIEGES = [
     # kinds of messages, producers, consumers, batch of put, batch of get, kills
-    pytest.param("inline", 1, 1, 0, 0, 50, id="inline-1x1"),
-    pytest.param("inline", 2, 2, 0, 0, 60, id="inline-2x2"),
-    pytest.param("mixed", 2, 2, 0, 0, 60, id="mixed-2x2"),
-    pytest.param("large", 1, 1, 0, 0, 50, id="large-1x1"),
-    pytest.param("large", 3, 2, 0, 0, 60, id="large-3x2"),
-    pytest.param("edge", 2, 2, 0, 0, 50, id="edge-2x2"),
-    pytest.param("inline", 2, 2, 32, 32, 60, id="inline-batches"),
-    pytest.param("mixed", 2, 3, 16, 16, 60, id="mixed-batches"),
+    pytest.param("inline", 1, 1, 0, 0, 40, id="inline-1x1"),
+    pytest.param("inline", 2, 2, 0, 0, 40, id="inline-2x2"),
+    pytest.param("mixed", 2, 2, 0, 0, 40, id="mixed-2x2"),
+    pytest.param("large", 1, 1, 0, 0, 40, id="large-1x1"),
+    pytest.param("large", 3, 2, 0, 0, 40, id="large-3x2"),
+    pytest.param("edge", 2, 2, 0, 0, 40, id="edge-2x2"),
+    pytest.param("inline", 2, 2, 32, 32, 40, id="inline-batches"),
+    pytest.param("mixed", 2, 3, 16, 16, 40, id="mixed-batches"),
 ]
 
 
@@ -97,7 +97,7 @@ def test_killed_inside_put_and_get(queue: isthmus.Queue, width: int, batch: int,
 
         for program in ("flood", "drink") * pairs:
             start(program)
-        siege.bombard(60, Watchdog(), lambda dead: start(dead.program), pause=0.02)
+        siege.bombard(40, Watchdog(), lambda dead: start(dead.program), pause=0.02)
         siege.wait(Watchdog(), 0.1)
         siege.finish("flood")
         siege.finish("drink")

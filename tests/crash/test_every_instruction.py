@@ -1,0 +1,275 @@
+"""A process killed at each instruction of an operation, and at each system call of a creation.
+
+Real processes, the built module: what the crash sweep of the Rust core does store by store in one process.
+A sample of the instructions, another in every run; `ISTHMUS_TEST_KILLS=100000` takes every single one.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import isthmus
+from siege import KILLS, SEED, Siege, limit_of
+from stepper import CannotTrace, Course, Tracee
+from support import object_files
+
+SAMPLE = KILLS or 20
+CAPACITY = 256 << 10
+
+pytestmark = pytest.mark.timeout(0 if KILLS else 120)
+
+
+@pytest.fixture
+def siege() -> Iterator[Siege]:
+    with Siege(seed=14) as found:
+        yield found
+
+
+def trace(siege: Siege, operation: str, name: str, prepare: str) -> Tracee:
+    """A worker stopped before its operation; skips the test where the machine does not allow that."""
+    try:
+        return Tracee(siege, operation, name, prepare)
+    except CannotTrace as reason:
+        pytest.skip(f"no ptrace here: {reason}")
+
+
+def at_each_instruction(
+    siege: Siege,
+    operation: str,
+    name: str,
+    prepare: str,
+    before: Callable[[], None],
+    after: Callable[[], None],
+) -> None:
+    """Runs it once to see its length, then kills it after 0, 1, 2, … instructions of ours."""
+    before()
+    tracee = trace(siege, operation, name, prepare)
+    course = Course(tracee)
+    tracee.kill()
+    after()
+    choose = random.Random(f"{SEED} {operation}")
+    points = sorted(choose.sample(course.points, min(SAMPLE, len(course.points))))
+    print(f"{operation}: {len(points)} of {len(course.points)} instructions")
+    for point in points:
+        before()
+        tracee = trace(siege, operation, name, prepare)
+        tracee.run_to(course.begin)
+        tracee.step(point)
+        tracee.kill()
+        try:
+            after()
+        except BaseException as error:
+            error.add_note(f"killed after {point} of {course.points[-1]} instructions of {operation}")
+            raise
+
+
+FRESH = "q = isthmus.Queue.open(name); small = bytes(9); large = bytes(5000)"
+# The first call of a handle announces it; later ones are some hundred instructions.
+WARM = FRESH + "\nq.put(b''); q.get()"
+
+PUTS = {
+    "q.put(small)": [bytes(9)],
+    "q.put(b'')": [b""],
+    "q.put(large)": [bytes(5000)],
+    "q.put_many([b'1', b'22', b'333'])": [b"1", b"22", b"333"],
+    "q.put_many([b'1', large, b'333'])": [b"1", bytes(5000), b"333"],
+}
+STATES = [("warm", operation) for operation in PUTS]
+STATES += [("first-call", "q.put(small)"), ("wraps", "q.put(small)"), ("wraps", "q.put(large)")]
+
+
+def drain(handle: isthmus.Queue) -> list[bytes]:
+    """All that comes, until what was put here."""
+    handle.put(b"after", timeout=20)
+    messages = []
+    while (got := handle.get(timeout=20)) != b"after":
+        messages.append(got)
+    return messages
+
+
+def check_whole(handle: isthmus.Queue, largest: int) -> None:
+    """The queue is empty, and every byte of it can be used."""
+    assert handle.qsize() == 0
+    handle.put(bytes(largest), timeout=20)
+    assert len(handle.get(timeout=0)) == largest
+    stats = handle.stats()
+    assert (stats.depth, stats.bytes_in_use, stats.put - stats.got) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("state", "operation"), STATES)
+def test_a_producer_killed_at_any_instruction(siege: Siege, state: str, operation: str) -> None:
+    """What it was putting is there from the front on, or not at all; never half, never twice."""
+    with isthmus.Queue("stepped", capacity=CAPACITY) as handle:
+        largest = limit_of(handle)
+        whole = PUTS[operation]
+
+        def before() -> None:
+            if state == "wraps":  # the ring is at another place each time
+                for _ in range(7):
+                    handle.put(bytes(4000), timeout=20)
+                    handle.get(timeout=0)
+
+        def after() -> None:
+            messages = drain(handle)
+            assert messages == whole[: len(messages)]
+            assert len(messages) in {0, len(whole)} or operation.startswith("q.put_many")
+            check_whole(handle, largest)
+
+        prepare = FRESH if state == "first-call" else WARM
+        at_each_instruction(siege, operation, "stepped", prepare, before, after)
+
+
+GETS = {"q.get()": 1, "q.get_many(2)": 2, "q.get_many(10)": 10, "q.get(timeout=1)": 1}
+INSIDE = [("q.get()", (5, 6, 7)), ("q.get()", (5000, 9000, 5000)), ("q.get_many(2)", (5, 6, 7))]
+INSIDE += [
+    ("q.get_many(2)", (5000, 6000, 7)),
+    ("q.get_many(10)", (5, 5000, 7)),
+    ("q.get(timeout=1)", (5, 5000)),
+]
+
+
+@pytest.mark.parametrize(("operation", "sizes"), INSIDE)
+def test_a_consumer_killed_at_any_instruction(siege: Siege, operation: str, sizes: tuple[int, ...]) -> None:
+    """At most what this call took is gone, from the front; the rest comes in order, and all memory is back."""
+    with isthmus.Queue("stepped", capacity=CAPACITY) as handle:
+        largest = limit_of(handle)
+        inside = [bytes([number]) * size for number, size in enumerate(sizes)]
+
+        def before() -> None:
+            handle.put_many(inside, timeout=20)
+
+        def after() -> None:
+            messages = drain(handle)
+            lost = len(inside) - len(messages)
+            assert messages == inside[lost:]
+            assert lost <= GETS[operation]
+            check_whole(handle, largest)
+
+        at_each_instruction(siege, operation, "stepped", FRESH, before, after)
+
+
+@pytest.mark.parametrize("operation", ["q.put(small)", "q.put(large)"])
+def test_a_producer_killed_while_a_consumer_sleeps(siege: Siege, operation: str) -> None:
+    """A message that was committed reaches the sleeper even where the wake-up died with its sender."""
+    with isthmus.Queue("stepped", capacity=CAPACITY) as handle:
+        expected = PUTS[operation][0]
+        got: list[bytes] = []
+        sleeper = threading.Thread()
+
+        def before() -> None:
+            nonlocal sleeper
+            got.clear()
+            sleeper = threading.Thread(target=lambda: got.append(handle.get(timeout=60)), daemon=True)
+            sleeper.start()
+            while handle.stats().consumers_waiting == 0:
+                time.sleep(0.0005)
+
+        def after() -> None:
+            # By itself, or by the next message: but never by waiting for the one that is there.
+            sleeper.join(3.0 if not handle.empty() else 0.01)
+            if sleeper.is_alive():
+                assert handle.empty(), "a message lies there and its consumer sleeps"
+                handle.put(b"after", timeout=20)
+                sleeper.join(20)
+            else:
+                handle.put(b"after", timeout=20)
+            if got == [expected]:
+                assert handle.get(timeout=20) == b"after"
+            assert got in ([expected], [b"after"])
+            assert handle.empty()
+
+        at_each_instruction(siege, operation, "stepped", FRESH, before, after)
+
+
+MUTEX = "m = isthmus.Mutex.open(name)"
+
+LOCKS = {
+    "m.acquire()": MUTEX,
+    "m.acquire(timeout=5)": MUTEX,
+    "m.release()": MUTEX + "\nm.acquire()",
+    "m.recover().__enter__()": MUTEX,
+    "block.__exit__(None, None, None)": MUTEX + "\nblock = m.recover()\nblock.__enter__()",
+}
+
+
+TAKERS = [(False, operation) for operation in LOCKS]
+TAKERS += [(True, "m.recover().__enter__()"), (True, "block.__exit__(None, None, None)")]
+
+
+@pytest.mark.parametrize(("poisoned", "operation"), TAKERS)
+def test_a_lock_taker_killed_at_any_instruction(siege: Siege, poisoned: bool, operation: str) -> None:
+    """The next gets the lock, or is told and repairs it; nobody waits, and poison is never forgotten."""
+    lock = isthmus.Mutex("stepped")
+
+    def before() -> None:
+        if poisoned:
+            held = siege.start("operate", operation="0", name="stepped", prepare=LOCKS["m.release()"])
+            while not held.attached:
+                siege.check_errors()
+                time.sleep(0.0005)
+            siege.kill(held)
+
+    def after() -> None:
+        told = False
+        try:
+            assert lock.acquire(timeout=20)
+            lock.release()
+        except isthmus.OwnerDied:
+            told = True
+            with lock.recover(timeout=20) as death:
+                assert death is not None
+        # Only a repair that was finished takes the poison away.
+        if poisoned and "__enter__" in operation:
+            assert told
+        assert lock.acquire(timeout=20)
+        lock.release()
+        assert not lock.locked()
+
+    at_each_instruction(siege, operation, "stepped", LOCKS[operation], before, after)
+    lock.close()
+
+
+LIFE = {
+    "first use, creation": ("isthmus.Queue(name, capacity=1 << 17)", ""),
+    "creation": ("isthmus.Queue(name, capacity=1 << 17)", "other = isthmus.Queue(capacity=1 << 16)"),
+    "creation insisted on": ("isthmus.Queue.create(name, capacity=1 << 17)", ""),
+    "last close": ("q.close()", "q = isthmus.Queue(name, capacity=1 << 17)"),
+    "unlink": ("q.unlink()", "q = isthmus.Queue(name, capacity=1 << 17)"),
+    "creation of a mutex": ("isthmus.Mutex(name)", ""),
+    "cleaning": ("isthmus.clean()", "q = isthmus.Queue(name, capacity=1 << 17)\nq.close()"),
+}
+
+
+@pytest.mark.parametrize("case", LIFE)
+def test_killed_at_each_system_call_of_creating_and_removing(
+    siege: Siege, namespace: Path, case: str
+) -> None:
+    """Before and after each: the name is absent or whole, the next user has a working object."""
+    operation, prepare = LIFE[case]
+    point = 0
+    finished = False
+    while not finished:
+        tracee = trace(siege, operation, "born", prepare)
+        finished = not tracee.system_calls(point)
+        tracee.kill()
+        point += 1
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                with isthmus.Queue("born", capacity=1 << 18) as handle:  # another capacity: a new one
+                    handle.put(b"works", timeout=20)
+                    assert handle.get(timeout=20) == b"works"
+            assert object_files(namespace) == []
+            assert isthmus.clean() == []
+        except BaseException as error:
+            error.add_note(f"killed at system call {point} of {case}")
+            raise
+    print(f"{case}: {point} points")
+    assert point > 5

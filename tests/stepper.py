@@ -1,0 +1,144 @@
+"""Stops a process at its n-th instruction, or n-th system call, within an operation, and kills it there.
+
+By ptrace: from the first instruction in the native module on, one by one. What a loaded machine hits by
+chance once in a million kills, the moment between two stores, comes in turn.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+from pathlib import Path
+
+from siege import Siege, Worker
+from support import wait_until
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.ptrace.restype = ctypes.c_long
+_libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+
+_CONT, _SINGLESTEP, _GETREGS, _SETREGS, _ATTACH, _SYSCALL = 7, 9, 12, 13, 16, 24
+_WALL = 0x40000000
+_RIP = 16  # of the 27 words of user_regs_struct
+
+
+class CannotTrace(Exception):
+    """This machine does not let us."""
+
+
+def _ptrace(request: int, pid: int, data: object = None) -> None:
+    if _libc.ptrace(request, pid, None, data) == -1:
+        raise CannotTrace(f"ptrace({request}): {os.strerror(ctypes.get_errno())}")
+
+
+class Tracee:
+    """A worker that is about to do its operation, stopped."""
+
+    def __init__(self, siege: Siege, operation: str, name: str, prepare: str) -> None:
+        if platform.machine() != "x86_64":
+            raise CannotTrace("stepping is written for x86-64")
+        self.worker: Worker = siege.start("operate", operation=operation, name=name, prepare=prepare)
+        self.siege = siege
+        self.pid = self.worker.pid
+        wait_until(self._ready, "the worker to be ready")
+        _ptrace(_ATTACH, self.pid)
+        self._wait(signal.SIGSTOP)
+        self.worker.stop()  # STOP: go ahead, as soon as it runs
+
+    def _ready(self) -> bool:
+        self.siege.check_errors()
+        return self.worker.attached
+
+    def _wait(self, expected: int = signal.SIGTRAP) -> None:
+        while True:
+            _, status = os.waitpid(self.pid, _WALL)
+            if not os.WIFSTOPPED(status):
+                self.siege.check_errors()
+                raise AssertionError(f"the worker ended by itself: {status:#x}")
+            if os.WSTOPSIG(status) == expected:
+                return
+            _ptrace(_CONT, self.pid, os.WSTOPSIG(status))
+
+    @property
+    def done(self) -> bool:
+        return bool(self.worker.done)
+
+    def place(self) -> int:
+        """The address of its next instruction."""
+        registers = (ctypes.c_ulonglong * 27)()
+        _ptrace(_GETREGS, self.pid, registers)
+        return int(registers[_RIP])
+
+    def step(self, count: int = 1) -> None:
+        """Runs that many instructions."""
+        for _ in range(count):
+            _ptrace(_SINGLESTEP, self.pid)
+            self._wait()
+
+    def run_to(self, address: int) -> None:
+        """Runs until it comes to an address."""
+        memory = os.open(f"/proc/{self.pid}/mem", os.O_RDWR)
+        original = os.pread(memory, 1, address)
+        os.pwrite(memory, b"\xcc", address)
+        _ptrace(_CONT, self.pid)
+        self._wait()
+        os.pwrite(memory, original, address)
+        os.close(memory)
+        registers = (ctypes.c_ulonglong * 27)()
+        _ptrace(_GETREGS, self.pid, registers)
+        assert registers[_RIP] == address + 1
+        registers[_RIP] = address
+        _ptrace(_SETREGS, self.pid, registers)
+
+    def system_calls(self, count: int) -> bool:
+        """Runs to the entry or exit of a system call, that many times; False when it was done before."""
+        for _ in range(count):
+            _ptrace(_SYSCALL, self.pid)
+            self._wait()
+            if self.done:
+                return False
+        return True
+
+    def kill(self) -> None:
+        """Ends it where it stands."""
+        os.kill(self.pid, signal.SIGKILL)
+        while not os.WIFSIGNALED(os.waitpid(self.pid, _WALL)[1]):
+            pass
+        self.siege.kill(self.worker)
+
+
+class Course:
+    """What an operation went through: where our native code begins, and the steps from there to its end.
+
+    Steps of a copy that repeats one instruction, or calls of others' code in between, are not points.
+    """
+
+    def __init__(self, tracee: Tracee, limit: int = 200_000) -> None:
+        lines = Path(f"/proc/{tracee.pid}/maps").read_text().splitlines()
+        ranges = [
+            tuple(int(end, 16) for end in line.split()[0].split("-"))
+            for line in lines
+            if "_core" in line.rpartition("/")[2] and "isthmus" in line and " r-xp " in line
+        ]
+        assert ranges, "the native module is not mapped"
+        first: int | None = None
+        self.begin = 0
+        self.points: list[int] = []
+        previous = 0
+        for number in range(limit):
+            place = tracee.place()
+            if place != previous and any(low <= place < high for low, high in ranges):
+                if first is None:
+                    first, self.begin = number, place
+                self.points.append(number - first)
+            previous = place
+            if first is not None and number % 64 == 0 and tracee.done:
+                break
+            tracee.step()
+        assert first is not None, "our native code was not met"
+        assert tracee.done, f"the operation takes more than {limit} instructions"
+
+
+__all__ = ["CannotTrace", "Course", "Tracee"]
