@@ -127,8 +127,10 @@ def test_a_producer_killed_at_any_instruction(siege: Siege, state: str, operatio
 
 
 GETS = {"q.get()": 1, "q.get_many(2)": 2, "q.get_many(10)": 10, "q.get(timeout=1)": 1}
-INSIDE = [("q.get()", (5, 6, 7)), ("q.get()", (5000, 9000, 5000)), ("q.get_many(2)", (5, 6, 7))]
-INSIDE += [
+INSIDE: list[tuple[str, tuple[int, ...]]] = [
+    ("q.get()", (5, 6, 7)),
+    ("q.get()", (5000, 9000, 5000)),
+    ("q.get_many(2)", (5, 6, 7)),
     ("q.get_many(2)", (5000, 6000, 7)),
     ("q.get_many(10)", (5, 5000, 7)),
     ("q.get(timeout=1)", (5, 5000)),
