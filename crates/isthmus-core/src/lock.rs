@@ -140,10 +140,18 @@ impl Lock {
         (!owner.is_none() && peers.is_dead(owner)).then_some(word)
     }
 
-    /// For one who was woken here and goes away without the lock: passes the wake-up on.
+    /// For one who has slept here and goes away without the lock: passes on a wake-up it may have
+    /// swallowed, or leaves word that others may sleep.
     pub fn pass_on<M: Memory>(self, memory: &M) {
-        if self.is_free(memory) {
-            memory.wake(self.at, 1);
+        loop {
+            let word = memory.load(self.at);
+            if word == 0 {
+                memory.wake(self.at, 1);
+                return;
+            }
+            if word & WAITERS != 0 || memory.compare_exchange(self.at, word, word | WAITERS).is_ok() {
+                return;
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use isthmus_core::wait::Waited;
 use pyo3::prelude::*;
 
 use crate::arguments::Timeout;
-use crate::errors::{OrRaise, convert};
+use crate::errors::OrRaise;
 
 /// Looks at the condition before the GIL is given up; about 2 us, less than giving it up and
 /// getting it back costs when other threads want it.
@@ -42,14 +42,35 @@ pub(crate) fn drive<T>(
     handle: &QueueHandle,
     end: End,
     timeout: Timeout,
-    mut on: On,
-    mut step: impl FnMut(Owner, &Attempt) -> Result<Step<T>>,
+    on: On,
+    step: impl FnMut(Owner, &Attempt) -> Result<Step<T>>,
 ) -> PyResult<std::result::Result<T, On>> {
     let _stay = handle.session().stay().or_raise(py)?;
+    let mut attempt = Attempt::default();
+    let ended = drive_on(py, handle, end, timeout, on, &mut attempt, step);
+    if !matches!(ended, Ok(Ok(_))) {
+        handle.queue().leave(&attempt);
+    }
+    if matches!(ended, Ok(Err(_))) {
+        // What the caller says about a queue it gave up on, it says of an open one: the GIL is held from
+        // here on.
+        me(handle, end).or_raise(py)?;
+    }
+    ended
+}
+
+fn drive_on<T>(
+    py: Python<'_>,
+    handle: &QueueHandle,
+    end: End,
+    timeout: Timeout,
+    mut on: On,
+    attempt: &mut Attempt,
+    mut step: impl FnMut(Owner, &Attempt) -> Result<Step<T>>,
+) -> PyResult<std::result::Result<T, On>> {
     let queue = handle.queue();
     let deadline = timeout.deadline();
     let lock_deadline = deadline.map(|deadline| deadline.max(Instant::now() + LOCK_GRACE));
-    let mut attempt = Attempt::default();
     let mut last = false;
     loop {
         if on == On::Messages {
@@ -64,26 +85,24 @@ pub(crate) fn drive<T>(
             py.check_signals()?;
             let until =
                 if matches!(on, On::ProducerLock | On::ConsumerLock) { lock_deadline } else { deadline };
-            let waited = py.detach(|| handle.wait(owner, &mut attempt, on, until)).or_raise(py)?;
+            let waited = py.detach(|| handle.wait(owner, attempt, on, until)).or_raise(py)?;
             // After every sleep, interrupted or not: a signal may have come just before it.
-            if let Err(error) = py.check_signals() {
-                queue.leave(on, &attempt);
-                return Err(error);
-            }
+            py.check_signals()?;
             if waited == Waited::TimedOut {
                 if last {
                     return Ok(Err(on));
                 }
-                // Before giving up, what the dead hold is given back and tried once more.
+                // Before giving up, what dead processes hold is given back and tried once more.
                 last = true;
-                queue.reclaim(owner, &attempt).or_raise(py)?;
+                if end == End::Producer {
+                    queue.reclaim(owner, attempt).or_raise(py)?;
+                }
             }
         }
         let owner = me(handle, end).or_raise(py)?;
-        match step(owner, &attempt) {
-            Ok(Step::Done(value)) => return Ok(Ok(value)),
-            Ok(Step::Wait(next)) => on = next,
-            Err(error) => return Err(convert(py, error)),
+        match step(owner, attempt).or_raise(py)? {
+            Step::Done(value) => return Ok(Ok(value)),
+            Step::Wait(next) => on = next,
         }
     }
 }

@@ -55,24 +55,35 @@ impl PyMutex {
     fn take(&self, py: Python<'_>, timeout: Timeout, recover: bool) -> PyResult<Taken> {
         let _stay = self.handle.session().stay().or_raise(py)?;
         let mut slices = Slices::default();
+        let taken = self.take_on(py, timeout, recover, &mut slices);
+        if !matches!(taken, Ok(Taken::Clean | Taken::Repair(_))) {
+            self.handle.mutex().leave(&slices);
+        }
+        taken
+    }
+
+    fn take_on(
+        &self,
+        py: Python<'_>,
+        timeout: Timeout,
+        recover: bool,
+        slices: &mut Slices,
+    ) -> PyResult<Taken> {
         let deadline = timeout.deadline();
         let mut last = false;
         loop {
             let me = self.handle.session().me_here().or_raise(py)?;
             let mutex = self.handle.mutex();
             let held = if recover {
-                match self.handle.try_recover(me, &slices) {
+                match self.handle.try_recover(me, slices) {
                     Ok(None) => return Ok(Taken::Clean),
                     Ok(Some(death)) => return Ok(Taken::Repair(death)),
                     Err(owner) => owner,
                 }
             } else {
-                match self.handle.try_acquire(me, &slices) {
+                match self.handle.try_acquire(me, slices) {
                     Found::Acquired => return Ok(Taken::Clean),
-                    Found::Poisoned(death) => {
-                        mutex.leave(&slices);
-                        return Err(self.owner_died(py, death));
-                    }
+                    Found::Poisoned(death) => return Err(self.owner_died(py, death)),
                     Found::Held(owner) => owner,
                 }
             };
@@ -87,12 +98,9 @@ impl PyMutex {
                 continue;
             }
             py.check_signals()?;
-            let waited = py.detach(|| self.handle.wait(&mut slices, deadline)).or_raise(py)?;
+            let waited = py.detach(|| self.handle.wait(slices, deadline)).or_raise(py)?;
             // After every sleep, interrupted or not: a signal may have come just before it.
-            if let Err(error) = py.check_signals() {
-                mutex.leave(&slices);
-                return Err(error);
-            }
+            py.check_signals()?;
             if waited == Waited::TimedOut {
                 // Before giving up: is the owner alive at all?
                 if last || !mutex.check_owner() {

@@ -3,7 +3,9 @@
 use std::mem::MaybeUninit;
 use std::path::PathBuf;
 
+use isthmus_core::error::Error;
 use isthmus_core::owner::Owner;
+use isthmus_core::process;
 use isthmus_core::queue::handle::{Attributes, QueueHandle};
 use isthmus_core::queue::{Attempt, INLINE_MAX, On, Run, Step, Taken};
 use pyo3::exceptions::{PyResourceWarning, PyValueError};
@@ -89,7 +91,7 @@ impl PyQueue {
                     .map_err(|on| self.full_error(py, on, length, 0))?
             }
         };
-        let claim = Claim { handle: &self.handle, me, run };
+        let claim = Claim::new(&self.handle, me, run);
         let fill = || {
             let to = queue.memory().address(queue.run_offset(run), length);
             // SAFETY: the run is ours and at least this long; a private slice cannot overlap it.
@@ -141,7 +143,7 @@ impl PyQueue {
         length: usize,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let _stay = self.handle.session().stay().or_raise(py)?;
-        let claim = Claim { handle: &self.handle, me, run };
+        let claim = Claim::new(&self.handle, me, run);
         let queue = self.handle.queue();
         // SAFETY: NULL asks for uninitialised bytes; the result is checked and filled before use.
         let object = unsafe {
@@ -162,7 +164,9 @@ impl PyQueue {
         } else {
             copy();
         }
-        drop(claim);
+        if !claim.free() {
+            return Err(crate::errors::convert(py, Error::Buried));
+        }
         Ok(object)
     }
 }
@@ -172,11 +176,28 @@ struct Claim<'a> {
     handle: &'a QueueHandle,
     me: Owner,
     run: Run,
+    epoch: u64,
+}
+
+impl<'a> Claim<'a> {
+    fn new(handle: &'a QueueHandle, me: Owner, run: Run) -> Claim<'a> {
+        Claim { handle, me, run, epoch: process::epoch() }
+    }
+
+    /// Gives the run back; false where it was not ours any more.
+    fn free(self) -> bool {
+        let freed = self.handle.queue().free(self.me, self.run);
+        std::mem::forget(self);
+        freed
+    }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.handle.queue().free(self.me, self.run);
+        // In a child that a signal handler forked meanwhile, the run is still the parent's.
+        if self.epoch == process::epoch() {
+            self.handle.queue().free(self.me, self.run);
+        }
     }
 }
 
@@ -276,23 +297,32 @@ impl PyQueue {
     #[pyo3(signature = (messages, timeout = None))]
     fn put_many(&self, py: Python<'_>, messages: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<usize> {
         let timeout = Timeout::new(timeout)?;
+        let mut sent = match messages.cast_exact::<PyList>() {
+            Ok(list) => self.put_list(py, list)?,
+            Err(_) => 0,
+        };
         let objects: Vec<Bound<'_, PyAny>> = match messages.cast::<PyList>() {
-            Ok(list) => list.iter().collect(),
+            Ok(list) => list.iter().skip(sent).collect(),
             Err(_) => messages.try_iter()?.collect::<PyResult<_>>()?,
         };
-        let bytes = objects.iter().map(Bytes::new).collect::<PyResult<Vec<_>>>()?;
+        let before = sent;
+        let sent_before = |error: PyErr| {
+            let _ = error.value(py).setattr("sent", before);
+            error
+        };
+        let bytes = objects.iter().map(Bytes::new).collect::<PyResult<Vec<_>>>().map_err(sent_before)?;
         let slices: Vec<&[u8]> = bytes.iter().map(Bytes::as_slice).collect();
         let queue = self.handle.queue();
         let geometry = queue.geometry();
         // A message that can never fit is refused before the first one is put.
-        self.check_size(py, slices.iter().map(|m| m.len()).max().unwrap_or(0))?;
-        let mut sent = 0;
-        while sent < slices.len() {
-            let batch = batch_of(&slices[sent..], geometry.inline_max());
+        self.check_size(py, slices.iter().map(|m| m.len()).max().unwrap_or(0)).map_err(sent_before)?;
+        while sent - before < slices.len() {
+            let left = &slices[sent - before..];
+            let batch = batch_of(left, geometry.inline_max());
             let done = if batch == 0 {
-                self.put_large(py, slices[sent], timeout).map(|()| 1)
+                self.put_large(py, left[0], timeout).map(|()| 1)
             } else {
-                self.put_batch(py, &slices[sent..sent + batch], timeout)
+                self.put_batch(py, &left[..batch], timeout)
             };
             match done {
                 Ok(count) => sent += count,
@@ -319,34 +349,34 @@ impl PyQueue {
             return Err(PyValueError::new_err(format!("limit is {limit}: it takes 1 or more messages")));
         };
         let timeout = Timeout::new(timeout)?;
-        let list = PyList::empty(py);
+        let mut taken: Vec<Bound<'py, PyBytes>> = Vec::with_capacity(limit.min(BATCH_MESSAGES));
         let mut bytes = Vec::with_capacity(BATCH_BYTES);
-        let mut ends = Vec::with_capacity(BATCH_MESSAGES);
+        let mut ends = Vec::with_capacity(limit.min(BATCH_MESSAGES));
         let queue = self.handle.queue();
-        while list.len() < limit {
+        while taken.len() < limit {
             bytes.clear();
             ends.clear();
-            let want = limit - list.len();
+            let want = limit - taken.len();
             let me = self.handle.consumer().or_raise(py)?;
             let step = queue.try_get_batch(me, &Attempt::default(), want, &mut bytes, &mut ends);
             let large = match step.or_raise(py)? {
                 Step::Done(large) => large,
-                Step::Wait(_) if !list.is_empty() => break,
+                Step::Wait(_) if !taken.is_empty() => break,
                 Step::Wait(on) => drive(py, &self.handle, End::Consumer, timeout, on, |me, attempt| {
                     queue.try_get_batch(me, attempt, want, &mut bytes, &mut ends)
                 })?
                 .map_err(|on| self.empty_error(py, on))?,
             };
             if let Some(Taken::Block(run, length)) = large {
-                list.append(self.receive(py, self.handle.consumer().or_raise(py)?, run, length)?)?;
+                taken.push(self.receive(py, self.handle.consumer().or_raise(py)?, run, length)?);
             }
             let mut start = 0;
             for end in &ends {
-                list.append(PyBytes::new(py, &bytes[start..*end]))?;
+                taken.push(PyBytes::new(py, &bytes[start..*end]));
                 start = *end;
             }
         }
-        Ok(list)
+        PyList::new(py, taken)
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {
@@ -471,6 +501,41 @@ impl PyQueue {
 }
 
 impl PyQueue {
+    /// Puts the small `bytes` at the front of a list as long as there is room; says how many.
+    fn put_list(&self, py: Python<'_>, list: &Bound<'_, PyList>) -> PyResult<usize> {
+        let queue = self.handle.queue();
+        let inline_max = queue.geometry().inline_max();
+        let mut sent = 0;
+        loop {
+            let mut batch: Vec<&[u8]> = Vec::with_capacity(BATCH_MESSAGES.min(list.len() - sent));
+            let mut room = BATCH_BYTES;
+            for at in sent..list.len().min(sent + BATCH_MESSAGES) {
+                // SAFETY: the index is inside the list, and no Python code runs (nor does the GIL change
+                // hands) before the batch is copied: the list keeps its items alive until then.
+                unsafe {
+                    let item = ffi::PyList_GetItem(list.as_ptr(), at as isize);
+                    if ffi::PyBytes_CheckExact(item) == 0 {
+                        break;
+                    }
+                    let length = ffi::PyBytes_Size(item) as usize;
+                    if length > inline_max || length > room {
+                        break;
+                    }
+                    room -= length;
+                    batch.push(std::slice::from_raw_parts(ffi::PyBytes_AsString(item).cast::<u8>(), length));
+                }
+            }
+            if batch.is_empty() {
+                return Ok(sent);
+            }
+            let me = self.handle.producer().or_raise(py)?;
+            match queue.try_put_batch(me, &Attempt::default(), &batch).or_raise(py)? {
+                Step::Done(count) => sent += count,
+                Step::Wait(_) => return Ok(sent),
+            }
+        }
+    }
+
     fn put_batch(&self, py: Python<'_>, messages: &[&[u8]], timeout: Timeout) -> PyResult<usize> {
         let queue = self.handle.queue();
         let me = self.handle.producer().or_raise(py)?;

@@ -39,7 +39,7 @@
 
 use super::layout::{Geometry, HINT, ROVER, UNIT};
 use super::ring::corrupt;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::owner::Owner;
 
@@ -182,7 +182,8 @@ impl Blocks {
     pub(super) fn adopt<M: Memory>(&self, memory: &M, me: Owner, first: u64, bytes: u64) -> Result<Run> {
         let length = Blocks::units_for(bytes as usize);
         let first = usize::try_from(first).unwrap_or(usize::MAX);
-        if bytes > (self.units * UNIT) as u64 || length_of(self.run_at(memory, first)?) != length {
+        let found = self.run_at(memory, first)?;
+        if bytes > (self.units * UNIT) as u64 || length_of(found) != length || is_free(found) {
             return Err(corrupt("the descriptor of a large message", bytes));
         }
         memory.store(self.at(first), word(length, me));
@@ -193,11 +194,25 @@ impl Blocks {
     ///
     /// It is a compare-and-swap, so that one who was declared dead and comes back harms nobody, and
     /// because a full fence must follow anyway before the caller looks for waiting producers.
-    pub(super) fn free<M: Memory>(&self, memory: &M, owner: Owner, run: Run) {
+    pub(super) fn free<M: Memory>(&self, memory: &M, owner: Owner, run: Run) -> bool {
         let owned = word(run.length, owner);
-        if memory.compare_exchange(self.at(run.first), owned, word(run.length, Owner::NONE)).is_ok() {
+        let freed = memory.compare_exchange(self.at(run.first), owned, word(run.length, Owner::NONE)).is_ok();
+        if freed {
             memory.store(self.body + HINT, run.first as u64 + 1);
         }
+        freed
+    }
+
+    /// Refuses a run that is not `me`'s (any more). Producer lock held.
+    pub(super) fn check_owner<M: Memory>(&self, memory: &M, me: Owner, run: Run) -> Result<()> {
+        if self.run_at(memory, run.first)? == word(run.length, me) {
+            return Ok(());
+        }
+        Err(Error::NotOwner(
+            "the memory of this message is not this process's: it was forked in the middle of a put, or its \
+             peers have declared it dead"
+                .to_owned(),
+        ))
     }
 
     /// After a producer died: only first units may have a word. Producer lock held.

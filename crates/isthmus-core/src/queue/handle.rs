@@ -207,8 +207,18 @@ impl QueueHandle {
         if !self.ends_with_producers || !self.queue.had_producer() {
             return Ok(());
         }
+        // Looked at twice until nothing has changed in between: one look at the table, cell by cell, can miss
+        // a producer that comes while another goes.
+        let mut attached = self.session.object().attachments();
+        loop {
+            let again = self.session.object().attachments();
+            if again == attached {
+                break;
+            }
+            attached = again;
+        }
         let mut lost = None;
-        for (_, owner, roles) in self.session.object().attachments() {
+        for (_, owner, roles) in attached {
             if roles & PRODUCER != 0 {
                 if !self.session.registry().is_dead(owner) {
                     return Ok(());

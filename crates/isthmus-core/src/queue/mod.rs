@@ -72,7 +72,8 @@ pub enum Taken {
 #[derive(Debug, Default)]
 pub struct Attempt {
     slices: Slices,
-    watch: Option<Duration>,
+    /// What the caller has slept on for messages or room, and how long the last time at most.
+    slept_on: Option<(On, Duration)>,
 }
 
 /// Numbers about a queue; exact when nobody is in the middle of an operation.
@@ -206,7 +207,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     /// Puts a message of at most `inline_max` bytes.
     #[inline]
     pub fn try_put(&self, me: Owner, attempt: &Attempt, message: &[u8]) -> Result<Step<()>> {
-        self.try_put_entry(me, attempt, Kind::Inline, message, message.len())
+        self.try_put_entry(me, attempt, None, message, message.len())
     }
 
     /// Puts the message in a run that the caller has claimed and filled; it is the queue's from now on.
@@ -214,7 +215,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         let mut descriptor = [0; 16];
         descriptor[..8].copy_from_slice(&(run.first as u64).to_le_bytes());
         descriptor[8..].copy_from_slice(&(length as u64).to_le_bytes());
-        self.try_put_entry(me, attempt, Kind::Block, &descriptor, length)
+        self.try_put_entry(me, attempt, Some(run), &descriptor, length)
     }
 
     #[inline]
@@ -222,7 +223,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         &self,
         me: Owner,
         attempt: &Attempt,
-        kind: Kind,
+        run: Option<Run>,
         payload: &[u8],
         length: usize,
     ) -> Result<Step<()>> {
@@ -230,9 +231,15 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             return Ok(Step::Wait(On::ProducerLock));
         };
         self.check_open()?;
+        if let Some(run) = run {
+            // The dead lose their runs under this same lock, and a forked child owns none of its
+            // parent's: from here to the commit nobody can take it away.
+            self.blocks.check_owner(&self.memory, me, run)?;
+        }
         if self.ring.fitting(&self.memory, std::iter::once(payload.len()))? == 0 {
             return Ok(Step::Wait(On::RingSpace(ring::entry_size(payload.len()))));
         }
+        let kind = if run.is_some() { Kind::Block } else { Kind::Inline };
         self.ring.put(&self.memory, kind, payload);
         self.note_length(length);
         drop(held);
@@ -262,7 +269,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     fn after_put(&self, attempt: &Attempt) {
         // SYNC(wait): releasing the lock was the full fence.
         self.messages.notify(&self.memory);
-        if attempt.watch.is_some() {
+        if attempt.slept_on.is_some() {
             // The wake-up that brought us here may have made room for one more producer.
             self.ring_space.notify(&self.memory);
         }
@@ -282,11 +289,13 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         })
     }
 
-    /// Gives back a run that the caller owns.
-    pub fn free(&self, me: Owner, run: Run) {
-        self.blocks.free(&self.memory, me, run);
+    /// Gives back a run that the caller owns; false where it does not: it was declared dead meanwhile and
+    /// whatever it has read from the run may be somebody else's.
+    pub fn free(&self, me: Owner, run: Run) -> bool {
+        let freed = self.blocks.free(&self.memory, me, run);
         // All of them: they may need runs of different lengths.
         self.block_space.notify_all(&self.memory);
+        freed
     }
 
     /// Takes the next message; one from the ring is copied to the front of `buffer`, which must hold
@@ -342,7 +351,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         if !self.ring.has_message(&self.memory) {
             return Ok(Step::Wait(On::Messages));
         }
-        let limit = limit.min(ends.capacity() - ends.len());
+        let limit = limit.min(ends.capacity() - ends.len()).min(BATCH_MAX);
         let Some(held) = self.enter(self.consumers, me, attempt) else {
             return Ok(Step::Wait(On::ConsumerLock));
         };
@@ -380,7 +389,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     #[inline]
     fn after_take(&self, attempt: &Attempt) {
         self.ring_space.notify(&self.memory);
-        if attempt.watch.is_some() && self.ring.has_message(&self.memory) {
+        if attempt.slept_on.is_some() && self.ring.has_message(&self.memory) {
             // The wake-up that brought us here may have been meant for one more consumer.
             self.messages.notify(&self.memory);
         }
@@ -424,7 +433,6 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             Some(deadline) => {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    self.leave(on, attempt);
                     return Ok(Waited::TimedOut);
                 }
                 left
@@ -436,14 +444,15 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             On::ConsumerLock => self.rest(self.consumers, me, attempt, left)?,
             On::Messages => {
                 let slice = left.min(if watch { WATCH_SLICE } else { DATA_SLICE });
-                attempt.watch = Some(slice);
+                attempt.slept_on = Some((on, slice));
                 let shut = || self.is_ready(on) || self.flags() & SHUT != 0;
                 Self::ended(self.messages.sleep(&self.memory, slice, shut))
             }
             On::RingSpace(_) | On::BlockSpace(_) => {
                 // Room held by the dead comes back when somebody looks: 1, 2, 4 … 80 ms.
-                let slice = attempt.watch.map_or(Duration::from_millis(1), |s| (s * 2).min(WATCH_SLICE));
-                attempt.watch = Some(slice);
+                let slice =
+                    attempt.slept_on.map_or(Duration::from_millis(1), |(_, s)| (s * 2).min(WATCH_SLICE));
+                attempt.slept_on = Some((on, slice));
                 let point = if matches!(on, On::RingSpace(_)) { self.ring_space } else { self.block_space };
                 let woken = point.sleep(&self.memory, slice.min(left), || self.room_for(me, on));
                 if woken == Woken::TimedOut {
@@ -456,13 +465,15 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         Ok(waited)
     }
 
-    /// The caller gives up: a wake-up it may have swallowed goes to the next one.
-    pub fn leave(&self, on: On, attempt: &Attempt) {
-        match on {
-            On::ProducerLock if attempt.slices.slept => self.producers.pass_on(&self.memory),
-            On::ConsumerLock if attempt.slices.slept => self.consumers.pass_on(&self.memory),
-            On::Messages if attempt.watch.is_some() => self.messages.notify(&self.memory),
-            On::RingSpace(_) if attempt.watch.is_some() => self.ring_space.notify(&self.memory),
+    /// The caller gives up: wake-ups it may have swallowed, wherever it slept, go to the next ones.
+    pub fn leave(&self, attempt: &Attempt) {
+        if attempt.slices.slept {
+            self.producers.pass_on(&self.memory);
+            self.consumers.pass_on(&self.memory);
+        }
+        match attempt.slept_on {
+            Some((On::Messages, _)) => self.messages.notify(&self.memory),
+            Some((On::RingSpace(_), _)) => self.ring_space.notify(&self.memory),
             _ => {}
         }
     }
@@ -539,19 +550,24 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         let Some(producers) = self.enter_or_take_over(self.producers, me, attempt)? else {
             return Ok(false);
         };
-        let mut owners: Vec<Owner> = Vec::new();
+        let mut dead: Vec<Owner> = Vec::new();
         self.blocks.owned(&self.memory, |_, owner| {
-            if owner != me && !owners.contains(&owner) {
-                owners.push(owner);
+            if owner != me && !dead.contains(&owner) {
+                dead.push(owner);
             }
         })?;
-        owners.retain(|owner| self.peers.is_dead(*owner));
+        // Proving a death takes system calls: not under a lock.
+        drop(producers);
+        dead.retain(|owner| self.peers.is_dead(*owner));
+        if dead.is_empty() {
+            return Ok(false);
+        }
+        let Some(producers) = self.enter_or_take_over(self.producers, me, attempt)? else {
+            return Ok(false);
+        };
         let Some(consumers) = self.enter_or_take_over(self.consumers, me, attempt)? else {
             return Ok(false);
         };
-        if owners.is_empty() {
-            return Ok(false);
-        }
         let mut in_ring = Vec::new();
         self.ring.entries(&self.memory, |entry| {
             if entry.kind == Kind::Block {
@@ -559,7 +575,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             }
         })?;
         in_ring.sort_unstable();
-        let freed = self.blocks.free_dead(&self.memory, &in_ring, |owner| owners.contains(&owner))?;
+        let freed = self.blocks.free_dead(&self.memory, &in_ring, |owner| dead.contains(&owner))?;
         drop(consumers);
         drop(producers);
         if freed > 0 {
