@@ -30,6 +30,8 @@
 
 #[cfg(not(loom))]
 pub mod handle;
+#[cfg(all(test, loom))]
+mod models;
 #[cfg(all(test, not(loom)))]
 mod sweep;
 
@@ -102,7 +104,9 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
     /// somebody recovers, of the one in the record.
     fn death(&self, word: u64) -> Death {
         let recorded = Owner::from_word(self.memory.load(self.at + DEAD));
-        let owner = if word & RECOVERING != 0 { recorded } else { Owner::from_word(word) };
+        // No owner in the record: it is being written, because the recoverer died as well.
+        let told = word & RECOVERING != 0 && !recorded.is_none();
+        let owner = if told { recorded } else { Owner::from_word(word) };
         if recorded == owner {
             let (pid, since_ns) = (self.memory.load(self.at + PID), self.memory.load(self.at + SINCE));
             Death { owner, pid: pid as u32, since_ns }
@@ -114,14 +118,17 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
     /// Waits, at most until `deadline`, for a mutex found held; may return early.
     pub fn wait(&self, slices: &mut Slices, deadline: Option<Instant>, spin: &Spin) -> Result<Waited> {
         let start = Instant::now();
-        if spin.until(deadline, || self.word() == 0) {
+        let may_go_on = || {
+            let word = self.word();
+            word == 0 || word & (POISONED | RECOVERING) == POISONED
+        };
+        if spin.until(deadline, may_go_on) {
             spin.learn(start.elapsed());
             return Ok(Waited::Ready);
         }
         self.peers.relock()?;
         let left = deadline.map_or(Duration::MAX, |d| d.saturating_duration_since(Instant::now()));
         if left.is_zero() {
-            self.leave(slices);
             return Ok(Waited::TimedOut);
         }
         let rest = self.lock.rest(&self.memory, &self.peers, slices, left);
@@ -155,10 +162,7 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
             return false;
         }
         let owner = Owner::from_word(word);
-        let death = self.peers.death(owner);
-        self.memory.store(self.at + PID, u64::from(death.pid));
-        self.memory.store(self.at + SINCE, death.since_ns);
-        self.memory.store(self.at + DEAD, owner.word());
+        self.record(Death { owner, ..self.peers.death(owner) });
         let marked = self.memory.compare_exchange(self.at, word, owner.word() | POISONED).is_ok();
         if marked {
             // Everyone who waits for the dead must hear of it.
@@ -229,10 +233,16 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
     /// The record must be about the death being recovered from: a failed recovery reads it back.
     fn restore_record(&self, death: Death) {
         if Owner::from_word(self.memory.load(self.at + DEAD)) != death.owner {
-            self.memory.store(self.at + PID, u64::from(death.pid));
-            self.memory.store(self.at + SINCE, death.since_ns);
-            self.memory.store(self.at + DEAD, death.owner.word());
+            self.record(death);
         }
+    }
+
+    /// Writes the record; it names nobody while it is half written.
+    fn record(&self, death: Death) {
+        self.memory.store(self.at + DEAD, 0);
+        self.memory.store(self.at + PID, u64::from(death.pid));
+        self.memory.store(self.at + SINCE, death.since_ns);
+        self.memory.store(self.at + DEAD, death.owner.word());
     }
 
     /// Who holds (or recovers) the mutex; nobody when free or poisoned.

@@ -81,12 +81,9 @@ enum Got {
     TimedOut,
 }
 
-/// Whose death it is. The pid beside it may be that of one who died recovering, where the record was being
-/// written when its writer was killed.
+/// Everything that is said of a death fits together.
 fn named(death: Death) -> Owner {
-    let known = [death.owner, FIRST, NEXT, VICTIM, SECOND];
-    assert!(known.iter().any(|owner| owner.slot() == death.pid), "pid of {:?}: {}", death.owner, death.pid);
-    assert_eq!(death.since_ns, 1);
+    assert_eq!((death.pid, death.since_ns), (death.owner.slot(), 1), "pid and time of {:?}", death.owner);
     death.owner
 }
 
