@@ -1,4 +1,4 @@
-"""Stops a process at its n-th instruction, or n-th system call, within an operation, and kills it there.
+"""Stops a process at its n-th store into shared memory, instruction or system call, and kills it there.
 
 By ptrace: from the first instruction in the native module on, one by one. What a loaded machine hits by
 chance once in a million kills, the moment between two stores, comes in turn.
@@ -7,6 +7,7 @@ chance once in a million kills, the moment between two stores, comes in turn.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import platform
 import signal
@@ -91,6 +92,22 @@ class Tracee:
         assert registers[_RIP] == address + 1
         registers[_RIP] = address
         _ptrace(_SETREGS, self.pid, registers)
+
+    def stores(self, shared: mmap.mmap, count: int) -> int:
+        """Runs until the content of a shared file has changed that many times; says how often it did."""
+        before = shared[:]
+        found = 0
+        while found < count:
+            for _ in range(32):
+                self.step()
+                if (now := shared[:]) != before:
+                    before = now
+                    found += 1
+                    if found == count:
+                        break
+            if self.done:
+                break
+        return found
 
     def system_calls(self, count: int) -> bool:
         """Runs to the entry or exit of a system call, that many times; False when it was done before."""

@@ -76,8 +76,8 @@ def asleep(peer: Peer) -> bool:
 def test_every_wait_is_interrupted(spawn: Start, objects: object, wait: str, pause: float) -> None:
     peer = spawn(f"""{PRELUDE}
 before = full.qsize(), empty.qsize()
-say("waiting")
 try:
+    say("waiting")
     {WAITS[wait]}
     say("no wait at all")
 except KeyboardInterrupt:
@@ -142,8 +142,8 @@ def test_the_main_thread_is_interrupted_while_others_wait_too(spawn: Start, obje
 got = []
 threads = [threading.Thread(target=lambda: got.append(empty.get())) for _ in range(3)]
 for thread in threads: thread.start()
-say("waiting")
 try:
+    say("waiting")
     empty.get()
 except KeyboardInterrupt:
     say("KeyboardInterrupt")

@@ -117,7 +117,7 @@ def test_a_mutex_excludes_sixteen_threads() -> None:
 
 
 def test_threads_that_close_under_threads_that_use_get_closed_error_and_nothing_worse() -> None:
-    for _ in range(30):
+    for _ in range(15):
         handle = isthmus.Queue(capacity=128 << 10)
 
         def use(handle: isthmus.Queue = handle) -> None:
