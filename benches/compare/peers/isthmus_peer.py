@@ -23,7 +23,8 @@ class QueueChannel(Channel):
     def __init__(self, place: Place, size: int, capacity: int | None = None) -> None:
         self.place = place
         self.options: dict[str, Any] = {"namespace": namespace(place)}
-        wanted = capacity or IN_FLIGHT * (size + 4096)
+        # Half of a capacity is for messages of this size.
+        wanted = capacity or 2 * IN_FLIGHT * (size + 4096)
         if wanted > DEFAULT_CAPACITY:
             self.options["capacity"] = wanted
 
@@ -56,7 +57,7 @@ QUEUE = Peer(
     module="isthmus",
     distribution="isthmus",
     batches=True,
-    note="`Queue.put` and `Queue.get`, blocking, default capacity (8 MiB; four messages where that is more)",
+    note="`Queue.put` and `Queue.get`, blocking, default capacity (8 MiB; room for four messages where that is more)",
 )
 
 MUTEX = LockPeer("isthmus", "Isthmus Mutex", prepare_mutex, module="isthmus", distribution="isthmus")

@@ -145,14 +145,7 @@ impl PyQueue {
         let _stay = self.handle.session().stay().or_raise(py)?;
         let claim = Claim::new(&self.handle, me, run);
         let queue = self.handle.queue();
-        // SAFETY: NULL asks for uninitialised bytes; the result is checked and filled before use.
-        let object = unsafe {
-            Bound::from_owned_ptr_or_err(
-                py,
-                ffi::PyBytes_FromStringAndSize(std::ptr::null(), length as isize),
-            )?
-            .cast_into_unchecked::<PyBytes>()
-        };
+        let object = blank(py, length)?;
         let from = queue.memory().address(queue.run_offset(run), length) as usize;
         // SAFETY: nobody else knows the new object yet, so its bytes may still be written.
         let to = unsafe { ffi::PyBytes_AsString(object.as_ptr()) } as usize;
@@ -350,30 +343,39 @@ impl PyQueue {
         };
         let timeout = Timeout::new(timeout)?;
         let mut taken: Vec<Bound<'py, PyBytes>> = Vec::with_capacity(limit.min(BATCH_MESSAGES));
-        let mut bytes = Vec::with_capacity(BATCH_BYTES);
-        let mut ends = Vec::with_capacity(limit.min(BATCH_MESSAGES));
+        let mut lengths = Vec::with_capacity(limit.min(BATCH_MESSAGES));
         let queue = self.handle.queue();
         while taken.len() < limit {
-            bytes.clear();
-            ends.clear();
-            let want = limit - taken.len();
+            let got = taken.len();
             let me = self.handle.consumer().or_raise(py)?;
-            let step = queue.try_get_batch(me, &Attempt::default(), want, &mut bytes, &mut ends);
-            let large = match step.or_raise(py)? {
-                Step::Done(large) => large,
-                Step::Wait(_) if !taken.is_empty() => break,
+            lengths.clear();
+            queue.peek_lengths((limit - got).min(BATCH_MESSAGES), BATCH_BYTES, &mut lengths);
+            // The objects are made first, so that messages are copied once, straight into them.
+            let mut buffers = Vec::with_capacity(lengths.len());
+            for length in &lengths {
+                let object = blank(py, *length)?;
+                // SAFETY: nobody else knows the new object yet, which is `length` bytes long.
+                buffers.push(unsafe {
+                    let start = ffi::PyBytes_AsString(object.as_ptr()).cast::<MaybeUninit<u8>>();
+                    std::slice::from_raw_parts_mut(start, *length)
+                });
+                taken.push(object);
+            }
+            let step = queue.try_get_batch(me, &Attempt::default(), &mut buffers);
+            let (count, large) = match step.or_raise(py)? {
+                Step::Done(done) => done,
+                Step::Wait(_) if got > 0 => (0, None),
                 Step::Wait(on) => drive(py, &self.handle, End::Consumer, timeout, on, |me, attempt| {
-                    queue.try_get_batch(me, attempt, want, &mut bytes, &mut ends)
+                    queue.try_get_batch(me, attempt, &mut buffers)
                 })?
                 .map_err(|on| self.empty_error(py, on))?,
             };
+            // What another consumer was faster with goes back unused.
+            taken.truncate(got + count);
             if let Some(Taken::Block(run, length)) = large {
                 taken.push(self.receive(py, self.handle.consumer().or_raise(py)?, run, length)?);
-            }
-            let mut start = 0;
-            for end in &ends {
-                taken.push(PyBytes::new(py, &bytes[start..*end]));
-                start = *end;
+            } else if count == 0 && got > 0 {
+                break;
             }
         }
         PyList::new(py, taken)
@@ -546,6 +548,15 @@ impl PyQueue {
             })?
             .map_err(|on| self.full_error(py, on, messages[0].len(), 0)),
         }
+    }
+}
+
+/// A `bytes` object to be filled before anybody sees it.
+fn blank(py: Python<'_>, length: usize) -> PyResult<Bound<'_, PyBytes>> {
+    // SAFETY: NULL asks for uninitialised bytes; the result is checked.
+    unsafe {
+        let object = ffi::PyBytes_FromStringAndSize(std::ptr::null(), length as isize);
+        Ok(Bound::from_owned_ptr_or_err(py, object)?.cast_into_unchecked())
     }
 }
 

@@ -123,14 +123,22 @@ impl Blocks {
         Err(corrupt("the table of blocks, at unit", unit as u64))
     }
 
+    /// True where the run freed last is free and long enough.
+    pub(super) fn hint_fits<M: Memory>(&self, memory: &M, need: usize) -> bool {
+        let hint = memory.load(self.body + HINT) as usize;
+        (1..=self.units).contains(&hint) && {
+            let found = memory.load(self.at(hint - 1));
+            is_free(found) && length_of(found) >= need
+        }
+    }
+
     /// Claims a run for writing, or `None` where no free run is long enough. Producer lock held.
     pub(super) fn claim<M: Memory>(&self, memory: &M, me: Owner, need: usize) -> Result<Option<Run>> {
-        let hint = memory.load(self.body + HINT) as usize;
-        if (1..=self.units).contains(&hint) {
-            let found = memory.load(self.at(hint - 1));
+        if self.hint_fits(memory, need) {
+            let unit = memory.load(self.body + HINT) as usize - 1;
+            let found = self.run_at(memory, unit)?;
             if is_free(found) && length_of(found) >= need {
-                let found = self.run_at(memory, hint - 1)?;
-                return Ok(Some(self.take(memory, me, hint - 1, length_of(found), need)));
+                return Ok(Some(self.take(memory, me, unit, length_of(found), need)));
             }
         }
         let rover = memory.load(self.body + ROVER) as usize;

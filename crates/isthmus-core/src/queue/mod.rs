@@ -337,53 +337,65 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         Ok(Taken::Block(run, length as usize))
     }
 
-    /// Takes up to `limit` messages from the ring in one commit: their bytes are appended to `bytes`
-    /// (at most `bytes.capacity()` in all, which must be at least `inline_max`) and where each
-    /// ends to `ends`. Stops before a large message unless it comes first, which is then returned.
+    /// Lengths of the small messages at the head, at most `limit` and `bytes` in all: what
+    /// [`Queue::try_get_batch`] will find unless another consumer is faster. Takes no lock.
+    pub fn peek_lengths(&self, limit: usize, bytes: usize, lengths: &mut Vec<usize>) {
+        let mut position = self.ring.head(&self.memory);
+        let mut room = bytes;
+        while lengths.len() < limit.min(BATCH_MAX) {
+            match self.ring.entry(&self.memory, position) {
+                Ok(Some(entry)) if entry.kind == Kind::Inline && entry.length <= room => {
+                    room -= entry.length;
+                    lengths.push(entry.length);
+                    position = entry.next();
+                }
+                // A damaged entry is reported by whoever takes it.
+                _ => return,
+            }
+        }
+    }
+
+    /// Takes messages from the ring in one commit, each into a buffer of exactly its length, as long as
+    /// lengths agree; a large message only if it comes first. Says how many buffers were filled: none
+    /// where another consumer was faster, so that lengths must be peeked at again.
     pub fn try_get_batch(
         &self,
         me: Owner,
         attempt: &Attempt,
-        limit: usize,
-        bytes: &mut Vec<u8>,
-        ends: &mut Vec<usize>,
-    ) -> Result<Step<Option<Taken>>> {
+        buffers: &mut [&mut [MaybeUninit<u8>]],
+    ) -> Result<Step<(usize, Option<Taken>)>> {
         if !self.ring.has_message(&self.memory) {
             return Ok(Step::Wait(On::Messages));
         }
-        let limit = limit.min(ends.capacity() - ends.len()).min(BATCH_MAX);
         let Some(held) = self.enter(self.consumers, me, attempt) else {
             return Ok(Step::Wait(On::ConsumerLock));
         };
-        let (mut head, mut seq) = (self.ring.head(&self.memory), self.ring.head_seq(&self.memory));
+        let (first, number) = (self.ring.head(&self.memory), self.ring.head_seq(&self.memory));
+        let (mut head, mut seq) = (first, number);
         let mut large = None;
         let mut count = 0;
-        while count < limit {
-            let Some(entry) = self.ring.next_entry(&self.memory, head, seq)? else { break };
-            if entry.kind == Kind::Block {
-                if count == 0 {
-                    large = Some(self.adopt(me, &entry)?);
-                    (head, seq, count) = (entry.next(), seq.wrapping_add(1), 1);
+        while let Some(entry) = self.ring.next_entry(&self.memory, head, seq)? {
+            match buffers.get_mut(count) {
+                _ if entry.kind == Kind::Block => {
+                    if head == first {
+                        large = Some(self.adopt(me, &entry)?);
+                        (head, seq) = (entry.next(), seq.wrapping_add(1));
+                    }
+                    break;
                 }
-                break;
+                Some(buffer) if buffer.len() == entry.length => {
+                    self.ring.read_payload(&self.memory, &entry, buffer);
+                    (head, seq, count) = (entry.next(), seq.wrapping_add(1), count + 1);
+                }
+                _ => break,
             }
-            let end = bytes.len() + entry.length;
-            if end > bytes.capacity() {
-                break;
-            }
-            self.ring.read_payload(&self.memory, &entry, &mut bytes.spare_capacity_mut()[..entry.length]);
-            // SAFETY: `end` is within the capacity and `read_payload` has filled everything before it.
-            unsafe { bytes.set_len(end) };
-            ends.push(end);
-            (head, seq, count) = (entry.next(), seq.wrapping_add(1), count + 1);
         }
-        if count == 0 {
-            return Ok(Step::Wait(On::Messages));
+        if head != first {
+            self.ring.advance_head(&self.memory, head, seq);
         }
-        self.ring.advance_head(&self.memory, head, seq);
         drop(held);
         self.after_take(attempt);
-        Ok(Step::Done(large))
+        Ok(Step::Done((count, large)))
     }
 
     #[inline]
@@ -404,8 +416,8 @@ impl<M: Memory, P: Peers> Queue<M, P> {
                 self.ring.used(&self.memory) + size as u64 + 8 <= self.geometry.ring_size as u64
                     || self.flags() & SHUT != 0
             }
-            // What a search would find is not known without searching: wait to be woken.
-            On::BlockSpace(_) => self.flags() & SHUT != 0,
+            // Not a search: only whether the run freed last is long enough.
+            On::BlockSpace(need) => self.blocks.hint_fits(&self.memory, need) || self.flags() & SHUT != 0,
             On::ProducerLock => self.producers.is_free(&self.memory),
             On::ConsumerLock => self.consumers.is_free(&self.memory),
         }

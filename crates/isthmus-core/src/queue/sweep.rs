@@ -2,6 +2,8 @@
 //! from several starting states; after each kill the survivors must find the queue as it was before or
 //! after the operation, take and put everything, and get all of its capacity back.
 
+mod properties;
+
 use super::*;
 use crate::memory::crash::{Crashing, Oracle, silence_kills};
 
@@ -90,13 +92,15 @@ fn put_many(queue: &TestQueue, me: Owner, messages: &[Vec<u8>]) -> usize {
 }
 
 fn get_many(queue: &TestQueue, me: Owner, limit: usize) -> Vec<Vec<u8>> {
-    let (mut bytes, mut ends) = (Vec::with_capacity(64 << 10), Vec::with_capacity(limit));
-    let step = drive(queue, me, |a| queue.try_get_batch(me, a, limit, &mut bytes, &mut ends));
-    if let Some(Some(Taken::Block(run, length))) = step {
-        return vec![take_block(queue, me, run, length)];
+    let mut lengths = Vec::new();
+    queue.peek_lengths(limit, 64 << 10, &mut lengths);
+    let mut buffers: Vec<_> = lengths.iter().map(|length| vec![MaybeUninit::new(0); *length]).collect();
+    let mut slices: Vec<_> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
+    match drive(queue, me, |a| queue.try_get_batch(me, a, &mut slices)) {
+        Some((_, Some(Taken::Block(run, length)))) => vec![take_block(queue, me, run, length)],
+        Some((count, _)) => buffers[..count].iter().map(|buffer| filled(buffer)).collect(),
+        None => vec![],
     }
-    let starts = std::iter::once(0).chain(ends.iter().copied());
-    starts.zip(&ends).map(|(start, end)| bytes[start..*end].to_vec()).collect()
 }
 
 /// Everything that is inside, in order.
