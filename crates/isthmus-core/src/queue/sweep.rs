@@ -2,6 +2,7 @@
 //! from several starting states; after each kill the survivors must find the queue as it was before or
 //! after the operation, take and put everything, and get all of its capacity back.
 
+mod merges;
 mod properties;
 
 use super::*;
