@@ -4,7 +4,8 @@
 //! Measured on 3.11: entering a method through PyO3 (thread-local counters, argument tables, a panic guard)
 //! takes about 10 ns, as much as a whole acquire and release of the lock. So these four are plain C functions
 //! that try the usual case; everything else (any other argument, waiting, errors) goes to the method of the
-//! same name that PyO3 made, which does the whole work and also lends its documentation.
+//! same name that PyO3 made, which does the whole work and also lends its documentation. A panic in here (a bug
+//! of the core, never input) ends the process where PyO3 would raise.
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;

@@ -286,14 +286,11 @@ impl PyQueue {
     /// Puts all messages in order and says how many they were; far cheaper than one by one.
     ///
     /// `timeout` is for the whole call. Where not all fit in time, `Full.sent` says how many of them (the
-    /// first ones) are in the queue; the other errors of `put` carry nothing and leave the first ones put.
+    /// first ones) are in the queue; the other errors of `put` carry the same attribute.
     #[pyo3(signature = (messages, timeout = None))]
     fn put_many(&self, py: Python<'_>, messages: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<usize> {
         let timeout = Timeout::new(timeout)?;
-        let mut sent = match messages.cast_exact::<PyList>() {
-            Ok(list) => self.put_list(py, list)?,
-            Err(_) => 0,
-        };
+        let mut sent = messages.cast_exact::<PyList>().map_or(0, |list| self.put_list(list));
         let objects: Vec<Bound<'_, PyAny>> = match messages.cast::<PyList>() {
             Ok(list) => list.iter().skip(sent).collect(),
             Err(_) => messages.try_iter()?.collect::<PyResult<_>>()?,
@@ -344,38 +341,14 @@ impl PyQueue {
         let timeout = Timeout::new(timeout)?;
         let mut taken: Vec<Bound<'py, PyBytes>> = Vec::with_capacity(limit.min(BATCH_MESSAGES));
         let mut lengths = Vec::with_capacity(limit.min(BATCH_MESSAGES));
-        let queue = self.handle.queue();
         while taken.len() < limit {
             let got = taken.len();
-            let me = self.handle.consumer().or_raise(py)?;
-            lengths.clear();
-            queue.peek_lengths((limit - got).min(BATCH_MESSAGES), BATCH_BYTES, &mut lengths);
-            // The objects are made first, so that messages are copied once, straight into them.
-            let mut buffers = Vec::with_capacity(lengths.len());
-            for length in &lengths {
-                let object = blank(py, *length)?;
-                // SAFETY: nobody else knows the new object yet, which is `length` bytes long.
-                buffers.push(unsafe {
-                    let start = ffi::PyBytes_AsString(object.as_ptr()).cast::<MaybeUninit<u8>>();
-                    std::slice::from_raw_parts_mut(start, *length)
-                });
-                taken.push(object);
-            }
-            let step = queue.try_get_batch(me, &Attempt::default(), &mut buffers);
-            let (count, large) = match step.or_raise(py)? {
-                Step::Done(done) => done,
-                Step::Wait(_) if got > 0 => (0, None),
-                Step::Wait(on) => drive(py, &self.handle, End::Consumer, timeout, on, |me, attempt| {
-                    queue.try_get_batch(me, attempt, &mut buffers)
-                })?
-                .map_err(|on| self.empty_error(py, on))?,
-            };
-            // What another consumer was faster with goes back unused.
-            taken.truncate(got + count);
-            if let Some(Taken::Block(run, length)) = large {
-                taken.push(self.receive(py, self.handle.consumer().or_raise(py)?, run, length)?);
-            } else if count == 0 && got > 0 {
-                break;
+            match self.take_batch(py, limit - got, &mut lengths, &mut taken, timeout) {
+                Ok(true) => {}
+                Ok(false) => break,
+                // What was taken before is handed over; an error that stays comes again with the next call.
+                Err(_) if got > 0 => break,
+                Err(error) => return Err(error),
             }
         }
         PyList::new(py, taken)
@@ -503,8 +476,51 @@ impl PyQueue {
 }
 
 impl PyQueue {
-    /// Puts the small `bytes` at the front of a list as long as there is room; says how many.
-    fn put_list(&self, py: Python<'_>, list: &Bound<'_, PyList>) -> PyResult<usize> {
+    /// Appends the messages of one critical section to `taken`, at most `limit`; false where there is none
+    /// (with some taken before; otherwise it waits for one).
+    fn take_batch<'py>(
+        &self,
+        py: Python<'py>,
+        limit: usize,
+        lengths: &mut Vec<usize>,
+        taken: &mut Vec<Bound<'py, PyBytes>>,
+        timeout: Timeout,
+    ) -> PyResult<bool> {
+        let (queue, got) = (self.handle.queue(), taken.len());
+        let me = self.handle.consumer().or_raise(py)?;
+        lengths.clear();
+        queue.peek_lengths(limit.min(BATCH_MESSAGES), BATCH_BYTES, lengths);
+        // The objects are made first, so that messages are copied once, straight into them.
+        let blanks = lengths.iter().map(|length| blank(py, *length)).collect::<PyResult<Vec<_>>>()?;
+        let buffer = |(object, length): (&Bound<'py, PyBytes>, &usize)| {
+            // SAFETY: nobody else knows the new object yet, which is `length` bytes long.
+            unsafe {
+                let start = ffi::PyBytes_AsString(object.as_ptr()).cast::<MaybeUninit<u8>>();
+                std::slice::from_raw_parts_mut(start, *length)
+            }
+        };
+        let mut buffers: Vec<_> = blanks.iter().zip(&*lengths).map(buffer).collect();
+        let step = queue.try_get_batch(me, &Attempt::default(), &mut buffers);
+        let (count, large) = match step.or_raise(py)? {
+            Step::Done(done) => done,
+            Step::Wait(_) if got > 0 => return Ok(false),
+            Step::Wait(on) => drive(py, &self.handle, End::Consumer, timeout, on, |me, attempt| {
+                queue.try_get_batch(me, attempt, &mut buffers)
+            })?
+            .map_err(|on| self.empty_error(py, on))?,
+        };
+        // What another consumer was faster with goes back unused.
+        taken.extend(blanks.into_iter().take(count));
+        if let Some(Taken::Block(run, length)) = large {
+            taken.push(self.receive(py, self.handle.consumer().or_raise(py)?, run, length)?);
+            return Ok(true);
+        }
+        Ok(count > 0 || got == 0)
+    }
+
+    /// Puts the small `bytes` at the front of a list as long as nothing is in the way; says how many. What
+    /// is in the way (no room, another type, an error) is found again by the caller, who handles it.
+    fn put_list(&self, list: &Bound<'_, PyList>) -> usize {
         let queue = self.handle.queue();
         let inline_max = queue.geometry().inline_max();
         let mut sent = 0;
@@ -527,13 +543,13 @@ impl PyQueue {
                     batch.push(std::slice::from_raw_parts(ffi::PyBytes_AsString(item).cast::<u8>(), length));
                 }
             }
-            if batch.is_empty() {
-                return Ok(sent);
-            }
-            let me = self.handle.producer().or_raise(py)?;
-            match queue.try_put_batch(me, &Attempt::default(), &batch).or_raise(py)? {
-                Step::Done(count) => sent += count,
-                Step::Wait(_) => return Ok(sent),
+            let step = match self.handle.producer() {
+                Ok(me) if !batch.is_empty() => queue.try_put_batch(me, &Attempt::default(), &batch),
+                _ => return sent,
+            };
+            match step {
+                Ok(Step::Done(count)) => sent += count,
+                _ => return sent,
             }
         }
     }

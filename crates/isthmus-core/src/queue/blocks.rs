@@ -123,23 +123,21 @@ impl Blocks {
         Err(corrupt("the table of blocks, at unit", unit as u64))
     }
 
-    /// True where the run freed last is free and long enough.
-    pub(super) fn hint_fits<M: Memory>(&self, memory: &M, need: usize) -> bool {
+    /// The first unit of the run freed last, where it is still free and long enough. The hint is read once:
+    /// whoever frees another run meanwhile moves it.
+    pub(super) fn hinted<M: Memory>(&self, memory: &M, need: usize) -> Option<usize> {
         let hint = memory.load(self.body + HINT) as usize;
-        (1..=self.units).contains(&hint) && {
-            let found = memory.load(self.at(hint - 1));
-            is_free(found) && length_of(found) >= need
-        }
+        let unit = hint.checked_sub(1).filter(|unit| *unit < self.units)?;
+        let found = memory.load(self.at(unit));
+        (is_free(found) && length_of(found) >= need).then_some(unit)
     }
 
     /// Claims a run for writing, or `None` where no free run is long enough. Producer lock held.
     pub(super) fn claim<M: Memory>(&self, memory: &M, me: Owner, need: usize) -> Result<Option<Run>> {
-        if self.hint_fits(memory, need) {
-            let unit = memory.load(self.body + HINT) as usize - 1;
-            let found = self.run_at(memory, unit)?;
-            if is_free(found) && length_of(found) >= need {
-                return Ok(Some(self.take(memory, me, unit, length_of(found), need)));
-            }
+        if let Some(unit) = self.hinted(memory, need) {
+            // Free runs change under the producer lock only, which is held: it is as it was just seen.
+            let length = length_of(self.run_at(memory, unit)?);
+            return Ok(Some(self.take(memory, me, unit, length, need)));
         }
         let rover = memory.load(self.body + ROVER) as usize;
         let start = if rover < self.units && memory.load(self.at(rover)) != 0 { rover } else { 0 };

@@ -417,7 +417,9 @@ impl<M: Memory, P: Peers> Queue<M, P> {
                     || self.flags() & SHUT != 0
             }
             // Not a search: only whether the run freed last is long enough.
-            On::BlockSpace(need) => self.blocks.hint_fits(&self.memory, need) || self.flags() & SHUT != 0,
+            On::BlockSpace(need) => {
+                self.blocks.hinted(&self.memory, need).is_some() || self.flags() & SHUT != 0
+            }
             On::ProducerLock => self.producers.is_free(&self.memory),
             On::ConsumerLock => self.consumers.is_free(&self.memory),
         }
