@@ -113,8 +113,9 @@ impl Namespace {
         }
         if found.mode & 0o077 & !mode != 0 {
             return Err(Error::Permission(format!(
-                "the namespace {} has mode {:04o}, asked for was at most {mode:04o}; run chmod {mode:o} on it, \
-                 or set ISTHMUS_NAMESPACE_MODE={:o}",
+                "the namespace {} has mode {:04o}, asked for was at most {mode:04o}; a namespace \
+                 is a directory for isthmus alone: choose another one (it is made with the right mode), or ask \
+                 for sharing with ISTHMUS_NAMESPACE_MODE={:o}",
                 path.display(),
                 found.mode & 0o7777,
                 found.mode & 0o7777
