@@ -70,9 +70,7 @@ fn a_directory_open_to_others_is_refused_unless_asked_for() {
     let scratch = Scratch::new();
     set_mode(scratch.path(), 0o770);
     let text = refusal(scratch.path());
-    assert!(
-        text.contains("0770") && text.contains("ISTHMUS_NAMESPACE_MODE=770")
-    );
+    assert!(text.contains("0770") && text.contains("ISTHMUS_NAMESPACE_MODE=770"));
     with_environment(&[("ISTHMUS_NAMESPACE_MODE", "770")], || {
         let namespace = Namespace::open(Some(scratch.path())).unwrap();
         Registry::for_namespace(&namespace).unwrap();

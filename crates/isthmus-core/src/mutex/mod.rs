@@ -12,9 +12,9 @@
 //! | word | meaning | acquire |
 //! |---|---|---|
 //! | 0 | free | takes it |
-//! | owner [W] | held | waits |
+//! | owner, perhaps W | held | waits |
 //! | owner P | poisoned: that owner died holding it | raises `OwnerDied` |
-//! | owner P R [W] | that owner lives and is recovering | raises `OwnerDied` |
+//! | owner P R, perhaps W | that owner lives and is recovering | raises `OwnerDied` |
 //!
 //! free → held → free by the owner. held → poisoned (and recovering → poisoned) by anyone with proof
 //! of death: the record first, then one compare-and-swap. poisoned → recovering by a recoverer;
