@@ -59,7 +59,7 @@ QUEUE = Peer(
     module="isthmus",
     distribution="isthmus",
     batches=True,
-    note="`Queue.put` and `Queue.get`, blocking, default capacity (8 MiB; two messages' worth where that is more)",
+    note="`Queue.put` and `Queue.get`, blocking, default capacity (8 MiB; room for two messages if more)",
 )
 
 MUTEX = LockPeer("isthmus", "Isthmus Mutex", prepare_mutex, module="isthmus", distribution="isthmus")
