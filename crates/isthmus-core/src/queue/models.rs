@@ -7,6 +7,7 @@ use super::layout::Geometry;
 use super::*;
 use crate::memory::loom::Loom;
 use crate::memory::{Memory, Peers};
+use crate::wait::DATA_SLICE;
 
 /// Nobody dies in these models: deaths are the crash sweep's.
 #[derive(Clone, Copy)]

@@ -7,6 +7,7 @@ mod properties;
 
 use super::*;
 use crate::memory::crash::{Crashing, Oracle, silence_kills};
+use crate::wait::Spin;
 
 const BODY: usize = 0;
 const VICTIM: Owner = Owner::process(1, 1);

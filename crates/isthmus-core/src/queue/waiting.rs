@@ -1,0 +1,204 @@
+//! Waiting for what stood in the way of an operation, and taking back what the dead left in it.
+
+use std::time::{Duration, Instant};
+
+use super::ring::Kind;
+use super::{Attempt, Held, On, Queue, SHUT};
+use crate::error::Result;
+use crate::lock::{Lock, Rest};
+use crate::memory::{Memory, Peers, Woken};
+use crate::owner::Owner;
+use crate::wait::{DATA_SLICE, Spin, WATCH_SLICE, Waited};
+
+impl<M: Memory, P: Peers> Queue<M, P> {
+    /// True where trying again may succeed.
+    #[inline]
+    pub fn is_ready(&self, on: On) -> bool {
+        match on {
+            On::Messages => self.ring.has_message(&self.memory),
+            On::RingSpace(size) => {
+                self.ring.used(&self.memory) + size as u64 + 8 <= self.geometry.ring_size as u64
+                    || self.flags() & SHUT != 0
+            }
+            // Not a search: only whether the run freed last is long enough.
+            On::BlockSpace(need) => {
+                self.blocks.hinted(&self.memory, need).is_some() || self.flags() & SHUT != 0
+            }
+            On::ProducerLock => self.producers.is_free(&self.memory),
+            On::ConsumerLock => self.consumers.is_free(&self.memory),
+        }
+    }
+
+    /// Waits, at most until `deadline`, for what stood in the way; may return early. With `watch`, a
+    /// wait for messages returns every [`WATCH_SLICE`], so that the caller can look whether the
+    /// producers live.
+    pub fn wait(
+        &self,
+        me: Owner,
+        attempt: &mut Attempt,
+        on: On,
+        deadline: Option<Instant>,
+        spin: &Spin,
+        watch: bool,
+    ) -> Result<Waited> {
+        let start = Instant::now();
+        if spin.until(deadline, || self.is_ready(on)) {
+            spin.learn(start.elapsed());
+            return Ok(Waited::Ready);
+        }
+        self.peers.relock()?;
+        let left = match deadline {
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Ok(Waited::TimedOut);
+                }
+                left
+            }
+            None => Duration::MAX,
+        };
+        let waited = match on {
+            On::ProducerLock => self.rest(self.producers, me, attempt, left)?,
+            On::ConsumerLock => self.rest(self.consumers, me, attempt, left)?,
+            On::Messages => {
+                let slice = left.min(if watch { WATCH_SLICE } else { DATA_SLICE });
+                attempt.slept_on = Some((on, slice));
+                let shut = || self.is_ready(on) || self.flags() & SHUT != 0;
+                Self::ended(self.messages.sleep(&self.memory, slice, shut))
+            }
+            On::RingSpace(_) | On::BlockSpace(_) => {
+                // Room held by the dead comes back when somebody looks: 1, 2, 4 … 80 ms.
+                let slice =
+                    attempt.slept_on.map_or(Duration::from_millis(1), |(_, s)| (s * 2).min(WATCH_SLICE));
+                attempt.slept_on = Some((on, slice));
+                let point = if matches!(on, On::RingSpace(_)) { self.ring_space } else { self.block_space };
+                let woken = point.sleep(&self.memory, slice.min(left), || self.room_for(me, on));
+                if woken == Woken::TimedOut {
+                    self.reclaim(me, attempt)?;
+                }
+                Self::ended(woken)
+            }
+        };
+        spin.learn(start.elapsed());
+        Ok(waited)
+    }
+
+    /// The caller gives up: wake-ups it may have swallowed, wherever it slept, go to the next ones.
+    pub fn leave(&self, attempt: &Attempt) {
+        if attempt.slices.slept {
+            self.producers.pass_on(&self.memory);
+            self.consumers.pass_on(&self.memory);
+        }
+        match attempt.slept_on {
+            Some((On::Messages, _)) => self.messages.notify(&self.memory),
+            Some((On::RingSpace(_), _)) => self.ring_space.notify(&self.memory),
+            _ => {}
+        }
+    }
+
+    fn ended(woken: Woken) -> Waited {
+        if woken == Woken::Interrupted { Waited::Interrupted } else { Waited::Ready }
+    }
+
+    /// Looks for room the way a producer does; used once between announcing a sleep and sleeping.
+    fn room_for(&self, me: Owner, on: On) -> bool {
+        match on {
+            On::BlockSpace(need) => {
+                if self.is_ready(on) {
+                    return true;
+                }
+                let Some(_held) = self.enter(self.producers, me, &Attempt::default()) else {
+                    return true;
+                };
+                match self.blocks.claim(&self.memory, me, need) {
+                    Ok(Some(run)) => {
+                        self.blocks.free(&self.memory, me, run);
+                        true
+                    }
+                    Ok(None) => false,
+                    Err(_) => true,
+                }
+            }
+            other => self.is_ready(other),
+        }
+    }
+
+    fn rest(&self, lock: Lock, me: Owner, attempt: &mut Attempt, limit: Duration) -> Result<Waited> {
+        match lock.rest(&self.memory, &self.peers, &mut attempt.slices, limit) {
+            Rest::Again => Ok(Waited::Ready),
+            Rest::Interrupted => Ok(Waited::Interrupted),
+            Rest::Dead(word) => self.take_over(lock, word, me).map(|_| Waited::Ready),
+        }
+    }
+
+    /// Repairs what the lock protects after its owner was killed. The lock is held.
+    fn repair(&self, lock: Lock) -> Result<()> {
+        if lock == self.producers {
+            self.ring.roll_forward(&self.memory)?;
+            self.blocks.clear_interiors(&self.memory)
+        } else {
+            self.ring.restore_head_seq(&self.memory)
+        }
+    }
+
+    /// Enters or takes over from the dead; `None` where a living process is inside.
+    fn enter_or_take_over(&self, lock: Lock, me: Owner, attempt: &Attempt) -> Result<Option<Held<'_, M>>> {
+        if let Some(held) = self.enter(lock, me, attempt) {
+            return Ok(Some(held));
+        }
+        match lock.dead_word(&self.memory, &self.peers) {
+            Some(word) => self.take_over(lock, word, me),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes a lock over from the dead owner in `word` and repairs what it protects.
+    fn take_over(&self, lock: Lock, word: u64, me: Owner) -> Result<Option<Held<'_, M>>> {
+        if !lock.take_over(&self.memory, word, me) {
+            return Ok(None);
+        }
+        let held = Held { lock, memory: &self.memory, me };
+        self.repair(lock)?;
+        Ok(Some(held))
+    }
+
+    /// Repairs at once whatever dead processes left behind: locks, and blocks that nobody will free.
+    /// Says whether anything came back. Does nothing where a living process is inside a lock.
+    pub fn reclaim(&self, me: Owner, attempt: &Attempt) -> Result<bool> {
+        let Some(producers) = self.enter_or_take_over(self.producers, me, attempt)? else {
+            return Ok(false);
+        };
+        let mut dead: Vec<Owner> = Vec::new();
+        self.blocks.owned(&self.memory, |_, owner| {
+            if owner != me && !dead.contains(&owner) {
+                dead.push(owner);
+            }
+        })?;
+        // Proving a death takes system calls: not under a lock.
+        drop(producers);
+        dead.retain(|owner| self.peers.is_dead(*owner));
+        if dead.is_empty() {
+            return Ok(false);
+        }
+        let Some(producers) = self.enter_or_take_over(self.producers, me, attempt)? else {
+            return Ok(false);
+        };
+        let Some(consumers) = self.enter_or_take_over(self.consumers, me, attempt)? else {
+            return Ok(false);
+        };
+        let mut in_ring = Vec::new();
+        self.ring.entries(&self.memory, |entry| {
+            if entry.kind == Kind::Block {
+                in_ring.push(self.ring.descriptor(&self.memory, entry)[0]);
+            }
+        })?;
+        in_ring.sort_unstable();
+        let freed = self.blocks.free_dead(&self.memory, &in_ring, |owner| dead.contains(&owner))?;
+        drop(consumers);
+        drop(producers);
+        if freed > 0 {
+            self.block_space.notify_all(&self.memory);
+        }
+        Ok(freed > 0)
+    }
+}
