@@ -13,9 +13,15 @@ use pyo3::prelude::*;
 use crate::arguments::Timeout;
 use crate::errors::OrRaise;
 
-/// Looks at the condition before the GIL is given up; about 2 us, less than giving it up and
-/// getting it back costs when other threads want it.
-const LOOKS: u32 = 64;
+/// Looks at a condition before the GIL is given up; about 2 us, less than giving it up and getting it back
+/// costs when other threads want it.
+#[inline]
+pub(crate) fn look_briefly(ready: impl Fn() -> bool) -> bool {
+    (0..64).any(|_| {
+        pause();
+        ready()
+    })
+}
 
 /// A lock is held for less than a microsecond unless its holder was descheduled, stopped or killed.
 /// `timeout` is about messages and room, so even a try waits this long for the lock.
@@ -35,9 +41,25 @@ fn me(handle: &QueueHandle, end: End) -> Result<Owner> {
     }
 }
 
-/// Tries until done; `Err(on)` says what stood in the way when time was up.
-#[cold]
+/// Tries, and where something stands in the way, waits and tries again until done; `Err(on)` says what
+/// stood in the way when time was up.
 pub(crate) fn drive<T>(
+    py: Python<'_>,
+    handle: &QueueHandle,
+    end: End,
+    timeout: Timeout,
+    mut step: impl FnMut(Owner, &Attempt) -> Result<Step<T>>,
+) -> PyResult<std::result::Result<T, On>> {
+    let owner = me(handle, end).or_raise(py)?;
+    match step(owner, &Attempt::default()).or_raise(py)? {
+        Step::Done(value) => Ok(Ok(value)),
+        Step::Wait(on) => drive_from(py, handle, end, timeout, on, step),
+    }
+}
+
+/// As [`drive`], for one who has tried already and knows what to wait for.
+#[cold]
+pub(crate) fn drive_from<T>(
     py: Python<'_>,
     handle: &QueueHandle,
     end: End,
@@ -77,11 +99,7 @@ fn drive_on<T>(
             handle.check_end().or_raise(py)?;
         }
         let owner = me(handle, end).or_raise(py)?;
-        let ready = (0..LOOKS).any(|_| {
-            pause();
-            queue.is_ready(on)
-        });
-        if !ready {
+        if !look_briefly(|| queue.is_ready(on)) {
             py.check_signals()?;
             let until =
                 if matches!(on, On::ProducerLock | On::ConsumerLock) { lock_deadline } else { deadline };

@@ -35,7 +35,8 @@ pub(crate) fn is(py: Python<'_>, error: &PyErr, name: &str) -> bool {
     class(py, name).is_ok_and(|class| error.is_instance(py, &class))
 }
 
-fn number(py: Python<'_>, value: u64) -> Py<PyAny> {
+/// A number as a field of an error.
+pub(crate) fn number(py: Python<'_>, value: u64) -> Py<PyAny> {
     value.into_pyobject(py).map_or_else(|never| match never {}, |v| v.into_any().unbind())
 }
 

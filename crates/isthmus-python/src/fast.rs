@@ -12,7 +12,6 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use isthmus_core::lock::Slices;
-use isthmus_core::memory::pause;
 use isthmus_core::mutex::Found;
 use isthmus_core::owner::Owner;
 use isthmus_core::queue::{Attempt, INLINE_MAX, On, Run, Step, Taken};
@@ -20,6 +19,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use crate::driver::look_briefly;
 use crate::mutex::PyMutex;
 use crate::queue::PyQueue;
 
@@ -41,9 +41,6 @@ static PUT: Fast = Fast::new(c"put", put);
 static GET: Fast = Fast::new(c"get", get);
 static ACQUIRE: Fast = Fast::new(c"acquire", acquire);
 static RELEASE: Fast = Fast::new(c"release", release);
-
-/// Looks before the whole method waits: about 2 us.
-const LOOKS: u32 = 64;
 
 impl Fast {
     const fn new(name: &'static CStr, function: Function) -> Fast {
@@ -217,11 +214,7 @@ unsafe extern "C" fn get(
                         Ok(Step::Wait(On::Messages)) => {}
                         _ => break,
                     }
-                    let ready = (0..LOOKS).any(|_| {
-                        pause();
-                        queue.is_ready(On::Messages)
-                    });
-                    if !ready {
+                    if !look_briefly(|| queue.is_ready(On::Messages)) {
                         break;
                     }
                 }

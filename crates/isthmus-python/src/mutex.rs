@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use isthmus_core::error::Death;
 use isthmus_core::lock::Slices;
-use isthmus_core::memory::pause;
 use isthmus_core::mutex::Found;
 use isthmus_core::mutex::handle::MutexHandle;
 use isthmus_core::owner::Owner;
@@ -14,10 +13,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::arguments::{Timeout, mode, namespace};
+use crate::driver::look_briefly;
 use crate::errors::{OrRaise, death_fields, raise};
-
-/// Looks before the GIL is given up.
-const LOOKS: u32 = 64;
 
 /// A lock between processes that says when its owner was killed.
 ///
@@ -91,10 +88,7 @@ impl PyMutex {
                 let text = "this thread holds the mutex already: acquiring it again would never end";
                 return Err(raise(py, "DeadlockError", text, &[]));
             }
-            if (0..LOOKS).any(|_| {
-                pause();
-                mutex.owner().is_none()
-            }) {
+            if look_briefly(|| mutex.owner().is_none()) {
                 continue;
             }
             py.check_signals()?;

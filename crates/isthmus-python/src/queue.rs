@@ -14,8 +14,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use crate::arguments::{Bytes, Timeout, mode, namespace};
-use crate::driver::{End, drive};
-use crate::errors::{OrRaise, raise};
+use crate::driver::{End, drive, drive_from};
+use crate::errors::{OrRaise, number, raise};
 
 /// Copies from this size on give up the GIL: below, giving it up costs more than it gives others.
 const DETACH_FROM: usize = 256 << 10;
@@ -42,8 +42,7 @@ impl PyQueue {
                 self.handle.queue().depth()
             ),
         };
-        let sent = sent.into_pyobject(py).map_or_else(|never| match never {}, |v| v.into_any().unbind());
-        raise(py, "Full", &text, &[("sent", sent)])
+        raise(py, "Full", &text, &[("sent", number(py, sent as u64))])
     }
 
     fn empty_error(&self, py: Python<'_>, on: On) -> PyErr {
@@ -61,20 +60,10 @@ impl PyQueue {
     }
 
     /// Puts one message that goes through the ring.
-    #[inline]
-    fn put_small(&self, py: Python<'_>, message: &[u8], timeout: Option<f64>) -> PyResult<()> {
+    fn put_small(&self, py: Python<'_>, message: &[u8], timeout: Timeout) -> PyResult<()> {
         let queue = self.handle.queue();
-        let me = self.handle.producer().or_raise(py)?;
-        match queue.try_put(me, &Attempt::default(), message).or_raise(py)? {
-            Step::Done(()) => Ok(()),
-            Step::Wait(on) => {
-                let timeout = Timeout::new(timeout)?;
-                drive(py, &self.handle, End::Producer, timeout, on, |me, attempt| {
-                    queue.try_put(me, attempt, message)
-                })?
-                .map_err(|on| self.full_error(py, on, message.len(), 0))
-            }
-        }
+        drive(py, &self.handle, End::Producer, timeout, |me, attempt| queue.try_put(me, attempt, message))?
+            .map_err(|on| self.full_error(py, on, message.len(), 0))
     }
 
     fn put_large(&self, py: Python<'_>, message: &[u8], timeout: Timeout) -> PyResult<()> {
@@ -82,15 +71,9 @@ impl PyQueue {
         let length = message.len();
         self.check_size(py, length)?;
         let _stay = self.handle.session().stay().or_raise(py)?;
+        let run = drive(py, &self.handle, End::Producer, timeout, |me, a| queue.try_claim(me, a, length))?
+            .map_err(|on| self.full_error(py, on, length, 0))?;
         let me = self.handle.producer().or_raise(py)?;
-        let attempt = Attempt::default();
-        let run = match queue.try_claim(me, &attempt, length).or_raise(py)? {
-            Step::Done(run) => run,
-            Step::Wait(on) => {
-                drive(py, &self.handle, End::Producer, timeout, on, |me, a| queue.try_claim(me, a, length))?
-                    .map_err(|on| self.full_error(py, on, length, 0))?
-            }
-        };
         let claim = Claim::new(&self.handle, me, run);
         let fill = || {
             let to = queue.memory().address(queue.run_offset(run), length);
@@ -102,15 +85,8 @@ impl PyQueue {
         } else {
             fill();
         }
-        match queue.try_put_run(me, &attempt, run, length).or_raise(py)? {
-            Step::Done(()) => {}
-            Step::Wait(on) => {
-                drive(py, &self.handle, End::Producer, timeout, on, |me, a| {
-                    queue.try_put_run(me, a, run, length)
-                })?
-                .map_err(|on| self.full_error(py, on, length, 0))?;
-            }
-        }
+        drive(py, &self.handle, End::Producer, timeout, |me, a| queue.try_put_run(me, a, run, length))?
+            .map_err(|on| self.full_error(py, on, length, 0))?;
         std::mem::forget(claim);
         Ok(())
     }
@@ -128,10 +104,8 @@ impl PyQueue {
             geometry.capacity,
             (2 * size).next_power_of_two()
         );
-        let number = |value: usize| {
-            value.into_pyobject(py).map_or_else(|never| match never {}, |v| v.into_any().unbind())
-        };
-        Err(raise(py, "TooLarge", &text, &[("size", number(size)), ("limit", number(limit))]))
+        let fields = [("size", number(py, size as u64)), ("limit", number(py, limit as u64))];
+        Err(raise(py, "TooLarge", &text, &fields))
     }
 
     /// A large message that was taken: copied out, its block given back.
@@ -243,13 +217,13 @@ impl PyQueue {
     /// that is killed takes at most the message of that call with it; the room comes back.
     #[pyo3(signature = (message, timeout = None))]
     fn put(&self, py: Python<'_>, message: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<()> {
-        Timeout::check(timeout)?;
+        let timeout = Timeout::new(timeout)?;
         let bytes = Bytes::new(message)?;
         let message = bytes.as_slice();
         if message.len() <= self.handle.queue().geometry().inline_max() {
             self.put_small(py, message, timeout)
         } else {
-            self.put_large(py, message, Timeout::new(timeout)?)
+            self.put_large(py, message, timeout)
         }
     }
 
@@ -260,20 +234,12 @@ impl PyQueue {
     /// `ends_with_producers` was killed, `ClosedError`.
     #[pyo3(signature = (timeout = None))]
     fn get<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyBytes>> {
-        Timeout::check(timeout)?;
         let queue = self.handle.queue();
         let mut buffer = [MaybeUninit::<u8>::uninit(); INLINE_MAX];
-        let me = self.handle.consumer().or_raise(py)?;
-        let taken = match queue.try_get(me, &Attempt::default(), &mut buffer).or_raise(py)? {
-            Step::Done(taken) => taken,
-            Step::Wait(on) => {
-                let timeout = Timeout::new(timeout)?;
-                drive(py, &self.handle, End::Consumer, timeout, on, |me, attempt| {
-                    queue.try_get(me, attempt, &mut buffer)
-                })?
-                .map_err(|on| self.empty_error(py, on))?
-            }
-        };
+        let taken = drive(py, &self.handle, End::Consumer, Timeout::new(timeout)?, |me, attempt| {
+            queue.try_get(me, attempt, &mut buffer)
+        })?
+        .map_err(|on| self.empty_error(py, on))?;
         match taken {
             // SAFETY: try_get has filled the first `length` bytes.
             Taken::Inline(length) => Ok(PyBytes::new(py, unsafe {
@@ -371,10 +337,12 @@ impl PyQueue {
         let attempt = Attempt::default();
         match self.handle.try_shut_down(&attempt).or_raise(py)? {
             Step::Done(()) => Ok(()),
-            Step::Wait(on) => drive(py, &self.handle, End::Producer, Timeout::Never, on, |_, attempt| {
-                self.handle.try_shut_down(attempt)
-            })?
-            .map_err(|on| self.full_error(py, on, 0, 0)),
+            Step::Wait(on) => {
+                drive_from(py, &self.handle, End::Producer, Timeout::Never, on, |_, attempt| {
+                    self.handle.try_shut_down(attempt)
+                })?
+                .map_err(|on| self.full_error(py, on, 0, 0))
+            }
         }
     }
 
@@ -504,7 +472,7 @@ impl PyQueue {
         let (count, large) = match step.or_raise(py)? {
             Step::Done(done) => done,
             Step::Wait(_) if got > 0 => return Ok(false),
-            Step::Wait(on) => drive(py, &self.handle, End::Consumer, timeout, on, |me, attempt| {
+            Step::Wait(on) => drive_from(py, &self.handle, End::Consumer, timeout, on, |me, attempt| {
                 queue.try_get_batch(me, attempt, &mut buffers)
             })?
             .map_err(|on| self.empty_error(py, on))?,
@@ -556,14 +524,10 @@ impl PyQueue {
 
     fn put_batch(&self, py: Python<'_>, messages: &[&[u8]], timeout: Timeout) -> PyResult<usize> {
         let queue = self.handle.queue();
-        let me = self.handle.producer().or_raise(py)?;
-        match queue.try_put_batch(me, &Attempt::default(), messages).or_raise(py)? {
-            Step::Done(count) => Ok(count),
-            Step::Wait(on) => drive(py, &self.handle, End::Producer, timeout, on, |me, attempt| {
-                queue.try_put_batch(me, attempt, messages)
-            })?
-            .map_err(|on| self.full_error(py, on, messages[0].len(), 0)),
-        }
+        drive(py, &self.handle, End::Producer, timeout, |me, attempt| {
+            queue.try_put_batch(me, attempt, messages)
+        })?
+        .map_err(|on| self.full_error(py, on, messages[0].len(), 0))
     }
 }
 

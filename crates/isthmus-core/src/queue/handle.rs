@@ -13,6 +13,7 @@ use crate::object::{BODY, Listing, Mode, Object, QUEUE, Spec};
 use crate::owner::Owner;
 use crate::registry::Registry;
 use crate::session::Session;
+use crate::sys::map::Map;
 use crate::wait::{Spin, Waited};
 
 /// Layout version.
@@ -100,11 +101,8 @@ impl QueueHandle {
         asked: &Attributes,
     ) -> Result<QueueHandle> {
         let (spec, geometry) = asked.spec()?;
-        let init = |map: &crate::sys::map::Map| {
-            format(map, &geometry);
-            Ok(())
-        };
-        let object = Object::open(namespace, name, mode, &spec, &init, &|found| asked.check(found))?;
+        let object =
+            Object::open(namespace, name, mode, &spec, &format(geometry), &|found| asked.check(found))?;
         if let Some(persistent) = asked.persistent.filter(|p| *p != object.persistent()) {
             return Err(Error::Incompatible(format!(
                 "the queue exists with persistent={} and {persistent} was asked for",
@@ -117,11 +115,7 @@ impl QueueHandle {
     /// Makes a queue without a name.
     pub fn anonymous(namespace: &Arc<Namespace>, asked: &Attributes) -> Result<QueueHandle> {
         let (spec, geometry) = asked.spec()?;
-        let init = |map: &crate::sys::map::Map| {
-            format(map, &geometry);
-            Ok(())
-        };
-        QueueHandle::new(Object::anonymous(namespace, &spec, &init)?)
+        QueueHandle::new(Object::anonymous(namespace, &spec, &format(geometry))?)
     }
 
     /// Opens the queue behind another process's descriptor.
@@ -286,10 +280,14 @@ impl Drop for QueueHandle {
     }
 }
 
-fn format(map: &crate::sys::map::Map, geometry: &Geometry) {
-    // SAFETY: the map outlives this function and nobody else sees it yet.
-    let memory = unsafe { Mapping::new(map.ptr(), map.len()) };
-    Queue::<Mapping, Arc<Registry>>::format(&memory, BODY, geometry);
+/// Prepares the body of a new queue.
+fn format(geometry: Geometry) -> impl Fn(&Map) -> Result<()> {
+    move |map| {
+        // SAFETY: the map outlives this function and nobody else sees it yet.
+        let memory = unsafe { Mapping::new(map.ptr(), map.len()) };
+        Queue::<Mapping, Arc<Registry>>::format(&memory, BODY, &geometry);
+        Ok(())
+    }
 }
 
 /// Depth and capacity of a named queue that is only looked at: nothing stays open, nobody is disturbed.
@@ -300,7 +298,7 @@ pub fn peek(namespace: &Namespace, listing: &Listing) -> Option<(u64, u64)> {
     if listing.version != VERSION || file.stat().ok()?.size != size as u64 {
         return None;
     }
-    let map = crate::sys::map::Map::read_only(&file, size).ok()?;
+    let map = Map::read_only(&file, size).ok()?;
     // SAFETY: the map outlives this function, and a look only loads words.
     let memory = unsafe { Mapping::new(map.ptr(), map.len()) };
     let ring = super::Ring::new(BODY, geometry.ring_size, geometry.inline_max());
