@@ -19,6 +19,7 @@ from support import Peer, object_files
 Start = Callable[..., Peer]
 
 HEADER = 12288  # header and attachments; what follows is the queue's own
+CONTROL_WORDS = 64  # with which a queue's own begins: locks, positions, wait points
 Refused = (isthmus.IncompatibleError, isthmus.CorruptError)
 
 
@@ -201,21 +202,13 @@ def use(spawn: Start) -> int:
 MANY = """
 import os, random, sys, traceback
 from pathlib import Path
-{use}
 path = Path(sys.argv[1])
 original = path.read_bytes()
 first, last = int(sys.argv[2]), int(sys.argv[3])
+{damage}
 for seed in range(first, last):
-    choose = random.Random(seed)
     data = bytearray(original)
-    for _ in range(choose.choice([1, 1, 2, 8, 100])):
-        where = choose.randrange({start}, len(data) if choose.random() < 0.3 else {near})
-        if choose.random() < 0.5:
-            data[where] ^= 1 << choose.randrange(8)
-        else:
-            value = choose.choice([0, 1, (1 << 64) - 1, 1 << 63, 1 << 32, choose.getrandbits(64), len(data)])
-            where &= ~7
-            data[where : where + 8] = value.to_bytes(8, "little")
+    damage(seed, data)
     path.write_bytes(data)
     path.chmod(0o600)
     pid = os.fork()
@@ -233,6 +226,19 @@ for seed in range(first, last):
 print("survived", flush=True)
 """
 
+ANYWHERE = """
+def damage(seed, data):
+    choose = random.Random(seed)
+    for _ in range(choose.choice([1, 1, 2, 8, 100])):
+        where = choose.randrange({start}, len(data) if choose.random() < 0.3 else {near})
+        if choose.random() < 0.5:
+            data[where] ^= 1 << choose.randrange(8)
+        else:
+            value = choose.choice([0, 1, (1 << 64) - 1, 1 << 63, 1 << 32, choose.getrandbits(64), len(data)])
+            where &= ~7
+            data[where : where + 8] = value.to_bytes(8, "little")
+"""
+
 
 @pytest.mark.parametrize("part", range(4))
 def test_no_corruption_crashes_or_hangs_those_who_use_it(spawn: Start, stored: Path, part: int) -> None:
@@ -241,10 +247,48 @@ def test_no_corruption_crashes_or_hangs_those_who_use_it(spawn: Start, stored: P
     start = 0 if part == 0 else HEADER
     first = int(os.environ.get("ISTHMUS_TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 30)
     print("first seed", first)
-    code = MANY.format(use="", start=start, near=end, code=USE)
+    code = MANY.format(damage=ANYWHERE.format(start=start, near=end), code=USE)
     peer = spawn("import isthmus\n" + code, stored, first, first + 100)
     code_, out, errors = peer.end(100)
     assert code_ == 0, f"{out}\n{errors}"
+
+
+EACH_WORD = """
+def damage(number, data):
+    where = {start} + number // 7 * 8
+    data[where : where + 8] = (number % 7 + 1).to_bytes(8, "little")
+"""
+
+
+def test_no_small_number_in_any_control_word_hangs_those_who_use_it(spawn: Start, stored: Path) -> None:
+    """Locks and wait points have flags in their low bits: flags that say something about nobody at all."""
+    code = MANY.format(damage=EACH_WORD.format(start=HEADER), code=USE)
+    peer = spawn("import isthmus\n" + code, stored, 0, CONTROL_WORDS * 7)
+    code_, out, errors = peer.end(100)
+    assert code_ == 0, f"{out}\n{errors}"
+
+
+@pytest.mark.parametrize("flags", range(1, 8))
+def test_a_mutex_held_by_nobody_is_poisoned_and_can_be_recovered(
+    namespace: Path, spawn: Start, flags: int
+) -> None:
+    lock = isthmus.Mutex("lock")
+    put_word(namespace / "lock", HEADER, flags)
+    peer = spawn("""
+        import isthmus
+        lock = isthmus.Mutex.open("lock")
+        for timeout in (10, None):
+            try:
+                lock.acquire(timeout)
+            except isthmus.OwnerDied:
+                print("nobody", flush=True)
+        with lock.recover():
+            pass
+        with lock:
+            print("healthy", flush=True)
+    """)
+    assert peer.end() == (0, "nobody\nnobody\nhealthy\n", "")
+    lock.close()
 
 
 def test_a_listing_survives_everything_at_once(namespace: Path, stored: Path) -> None:

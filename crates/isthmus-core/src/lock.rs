@@ -104,11 +104,10 @@ impl Lock {
         limit: Duration,
     ) -> Rest {
         let word = memory.load(self.at);
-        let owner = Owner::from_word(word);
-        if owner.is_none() {
+        if word == 0 {
             return Rest::Again;
         }
-        if slices.slept && peers.is_dead(owner) {
+        if slices.slept && is_abandoned(word, peers) {
             return Rest::Dead(word);
         }
         let marked = word | WAITERS;
@@ -136,8 +135,7 @@ impl Lock {
     /// The word, if its owner is dead: for callers that do not wait.
     pub fn dead_word<M: Memory, P: Peers>(self, memory: &M, peers: &P) -> Option<u64> {
         let word = memory.load(self.at);
-        let owner = Owner::from_word(word);
-        (!owner.is_none() && peers.is_dead(owner)).then_some(word)
+        (word != 0 && is_abandoned(word, peers)).then_some(word)
     }
 
     /// For one who has slept here and goes away without the lock: passes on a wake-up it may have
@@ -152,6 +150,39 @@ impl Lock {
             if word & WAITERS != 0 || memory.compare_exchange(self.at, word, word | WAITERS).is_ok() {
                 return;
             }
+        }
+    }
+}
+
+/// Whether a word that is not zero names nobody who could ever free the lock: its owner is dead, or it has
+/// flags and no owner. No transition leads to the latter, but damaged memory may read like it, and whoever
+/// took it for a lock about to be free would look again without end.
+fn is_abandoned<P: Peers>(word: u64, peers: &P) -> bool {
+    let owner = Owner::from_word(word);
+    owner.is_none() || peers.is_dead(owner)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::memory::crash::{Crashing, Oracle};
+    use crate::owner::FLAGS;
+
+    #[test]
+    fn flags_without_an_owner_are_taken_over_after_one_slice() {
+        let me = Owner::process(1, 1);
+        for word in 1..=FLAGS {
+            let (memory, oracle, lock) = (Crashing::new(8), Oracle::default(), Lock::new(0));
+            memory.store(0, word);
+            let mut slices = Slices::default();
+            assert!(!lock.try_acquire(&memory, me, false));
+            assert_eq!(lock.dead_word(&memory, &oracle), Some(word));
+            assert_eq!(lock.rest(&memory, &oracle, &mut slices, WATCH_SLICE), Rest::Again);
+            let dead = Rest::Dead(word | WAITERS);
+            assert_eq!(lock.rest(&memory, &oracle, &mut slices, WATCH_SLICE), dead);
+            assert!(lock.take_over(&memory, word | WAITERS, me));
+            lock.release(&memory, me);
+            assert!(lock.is_free(&memory));
         }
     }
 }

@@ -88,7 +88,7 @@ impl PyMutex {
                 let text = "this thread holds the mutex already: acquiring it again would never end";
                 return Err(raise(py, "DeadlockError", text, &[]));
             }
-            if look_briefly(|| mutex.owner().is_none()) {
+            if look_briefly(|| mutex.may_go_on()) {
                 continue;
             }
             py.check_signals()?;

@@ -115,14 +115,17 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
         }
     }
 
+    /// True where trying again may end otherwise: the mutex is free, or poisoned with nobody recovering.
+    #[inline]
+    pub fn may_go_on(&self) -> bool {
+        let word = self.word();
+        word == 0 || word & (POISONED | RECOVERING) == POISONED
+    }
+
     /// Waits, at most until `deadline`, for a mutex found held; may return early.
     pub fn wait(&self, slices: &mut Slices, deadline: Option<Instant>, spin: &Spin) -> Result<Waited> {
         let start = Instant::now();
-        let may_go_on = || {
-            let word = self.word();
-            word == 0 || word & (POISONED | RECOVERING) == POISONED
-        };
-        if spin.until(deadline, may_go_on) {
+        if spin.until(deadline, || self.may_go_on()) {
             spin.learn(start.elapsed());
             return Ok(Waited::Ready);
         }
