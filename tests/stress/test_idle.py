@@ -1,9 +1,15 @@
-"""An idle waiter takes at most 0.1 % of a CPU, measured over seconds by the kernel's own clock."""
+"""An idle waiter sleeps: it wakes by itself no more often than the slices in `wait.rs` say.
+
+Counted, not timed: a thread that falls asleep is one voluntary switch in the kernel's books, and a slow or
+loaded machine makes them fewer. What share of a CPU that costs is printed, and only a share that nobody who
+sleeps could use fails.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,18 +19,37 @@ from support import Peer
 
 Start = Callable[..., Peer]
 
-BUDGET = 0.001
-SECONDS = 3.0
+DATA_SLICE = 0.2
+"""Seconds a wait for messages sleeps before it looks again."""
+WATCH_SLICE = 0.08
+"""The same where the death of a process has to be noticed: for a lock, for room, for a stream's messages."""
+
+MARGIN = 2.0
+"""Threads of one process also wait for the GIL, which the slices say nothing about."""
+BUSY = 0.02
+"""The share of a CPU from which on a process is not idle: twenty times what was measured."""
+SECONDS = 2.0
+SPANS = 10
+
+
+@dataclass(frozen=True)
+class Wait:
+    """One way to wait, by how many threads at once, and how long each sleeps at a time."""
+
+    call: str
+    slice: float
+    threads: int = 1
+
 
 WAITS = {
-    "get": "q.get()",
-    "get_many": "q.get_many(10)",
-    "get with a timeout": "q.get(timeout=1000)",
-    "iteration": "next(iter(q))",
-    "get of a stream with a living producer": "stream.get()",
-    "put": "full.put(bytes(1000))",
-    "acquire": "lock.acquire()",
-    "four threads": "crowd()",
+    "get": Wait("q.get()", DATA_SLICE),
+    "get_many": Wait("q.get_many(10)", DATA_SLICE),
+    "get with a timeout": Wait("q.get(timeout=1000)", DATA_SLICE),
+    "iteration": Wait("next(iter(q))", DATA_SLICE),
+    "get of a stream with a living producer": Wait("stream.get()", WATCH_SLICE),
+    "put": Wait("full.put(bytes(1000))", WATCH_SLICE),
+    "acquire": Wait("lock.acquire()", WATCH_SLICE),
+    "four threads": Wait("crowd(4)", DATA_SLICE, threads=4),
 }
 
 PRELUDE = """
@@ -33,12 +58,21 @@ q = isthmus.Queue.open("q")
 stream = isthmus.Queue.open("stream")
 full = isthmus.Queue.open("full")
 lock = isthmus.Mutex.open("lock")
-def crowd():
-    threads = [threading.Thread(target=q.get) for _ in range(4)]
+def crowd(count):
+    threads = [threading.Thread(target=q.get) for _ in range(count)]
     for thread in threads: thread.start()
     for thread in threads: thread.join()
 print("waiting", flush=True)
 """
+
+
+def switches(pid: int) -> int:
+    """How often the threads of a process have fallen asleep."""
+    total = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/status"):
+        words = path.read_text().split()
+        total += int(words[words.index("voluntary_ctxt_switches:") + 1])
+    return total
 
 
 def cpu_seconds(pid: int) -> float:
@@ -49,12 +83,27 @@ def cpu_seconds(pid: int) -> float:
     return sum(int(path.read_text().split()[0]) for path in paths) / 1e9
 
 
-def test_idle_waiters_take_at_most_a_thousandth_of_a_cpu(spawn: Start) -> None:
-    """All kinds at once, each in a process of its own; the best of three spans, as others use the machine."""
+def measure(peers: dict[str, Peer]) -> dict[str, tuple[float, float]]:
+    """Of each peer: how many times the sleeps that its slices allow it took, and its share of a CPU."""
+    start = time.monotonic()
+    before = {name: (switches(peer.pid), cpu_seconds(peer.pid)) for name, peer in peers.items()}
+    time.sleep(SECONDS)
+    after = {name: (switches(peer.pid), cpu_seconds(peer.pid)) for name, peer in peers.items()}
+    span = time.monotonic() - start
+    measured = {}
+    for name, wait in WAITS.items():
+        allowed = wait.threads * (span / wait.slice + 1)
+        slept, used = (b - a for a, b in zip(before[name], after[name], strict=True))
+        measured[name] = (slept / allowed, used / span)
+    return measured
+
+
+def test_idle_waiters_sleep_as_long_as_their_slices(spawn: Start) -> None:
+    """All kinds at once, each in a process of its own; each is at rest in one of several spans."""
     with (
-        isthmus.Queue("q", capacity=1 << 20),
-        isthmus.Queue("stream", capacity=1 << 20, ends_with_producers=True) as stream,
-        isthmus.Queue("full", capacity=64 << 10) as full,
+        isthmus.Queue("q", capacity=1 << 20, type=bytes),
+        isthmus.Queue("stream", capacity=1 << 20, type=bytes, ends_with_producers=True) as stream,
+        isthmus.Queue("full", capacity=64 << 10, type=bytes) as full,
     ):
         stream.put(b"x")
         stream.get()
@@ -65,23 +114,18 @@ def test_idle_waiters_take_at_most_a_thousandth_of_a_cpu(spawn: Start) -> None:
             pass
         lock = isthmus.Mutex("lock")
         with lock:
-            peers = {wait: spawn(PRELUDE + code) for wait, code in WAITS.items()}
+            peers = {name: spawn(PRELUDE + wait.call) for name, wait in WAITS.items()}
             for peer in peers.values():
                 peer.expect("waiting")
-            time.sleep(1)
-            best = dict.fromkeys(peers, 1.0)
-            for _ in range(3):
-                start = time.monotonic()
-                before = {wait: cpu_seconds(peer.pid) for wait, peer in peers.items()}
-                time.sleep(SECONDS)
-                span = time.monotonic() - start
-                for wait, peer in peers.items():
-                    best[wait] = min(best[wait], (cpu_seconds(peer.pid) - before[wait]) / span)
-                if max(best.values()) <= BUDGET:
+            restless = set(peers)
+            for _ in range(SPANS):
+                for name, (ratio, share) in measure(peers).items():
+                    print(f"{name}: {ratio:.2f} of the sleeps it may take, {share:.3%} of a CPU")
+                    if ratio <= MARGIN and share <= BUSY:
+                        restless.discard(name)
+                if not restless:
                     break
-            print({wait: f"{share:.3%}" for wait, share in best.items()})
-            over = {wait: f"{share:.3%}" for wait, share in best.items() if share > BUDGET}
-            assert not over, f"over {BUDGET:.1%} of a CPU: {over}"
+            assert not restless, f"in none of {SPANS} spans at rest: {restless}"
             for peer in peers.values():
                 peer.kill()
         lock.close()
