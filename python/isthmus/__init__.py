@@ -25,6 +25,7 @@ from ._errors import (
     Empty,
     Full,
     IncompatibleError,
+    InvalidMessage,
     IsthmusError,
     NoSpaceError,
     NotOwnerError,
@@ -33,8 +34,12 @@ from ._errors import (
     ShutDown,
     Timeout,
     TooLarge,
+    Undelivered,
     Unsupported,
 )
+from ._codec import Codec
+from ._core import Lease, Reservation, View
+from ._dead import DeadLetter, DeadLetters
 from ._objects import ObjectInfo, clean, objects
 from .mutex import Mutex
 from .queue import Queue, QueueStats
@@ -42,12 +47,17 @@ from .queue import Queue, QueueStats
 __all__ = [
     "BuriedError",
     "ClosedError",
+    "Codec",
     "CorruptError",
+    "DeadLetter",
+    "DeadLetters",
     "DeadlockError",
     "Empty",
     "Full",
     "IncompatibleError",
+    "InvalidMessage",
     "IsthmusError",
+    "Lease",
     "Mutex",
     "NoSpaceError",
     "NotOwnerError",
@@ -56,15 +66,19 @@ __all__ = [
     "PeerDied",
     "Queue",
     "QueueStats",
+    "Reservation",
     "ShutDown",
     "Timeout",
     "TooLarge",
+    "Undelivered",
     "Unsupported",
+    "View",
     "clean",
     "objects",
 ]
 
 # Users see, catch and pickle `isthmus.Full`, wherever it is written down.
 for _name in __all__:
-    globals()[_name].__module__ = __name__
+    if globals()[_name].__module__ != __name__:
+        globals()[_name].__module__ = __name__
 del _name, _sys

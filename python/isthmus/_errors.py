@@ -2,7 +2,7 @@
 
 They are told apart by who caused them: this side waited (`Timeout`), closed (`ClosedError`) or asked for
 what cannot be (`TooLarge`, `Unsupported`, `NotOwnerError`, `DeadlockError`); the other side finished
-(`ShutDown`) or died (`PeerDied`, `OwnerDied`); what is stored does not fit (`IncompatibleError`,
+(`ShutDown`), died (`PeerDied`, `OwnerDied`), gave up (`Undelivered`) or sent nonsense (`InvalidMessage`); what is stored does not fit (`IncompatibleError`,
 `CorruptError`) or does not fit in (`NoSpaceError`). A name that exists or does not, and missing
 permission, are the builtins `FileExistsError`, `FileNotFoundError` and `PermissionError` themselves.
 
@@ -21,6 +21,7 @@ __all__ = [
     "Empty",
     "Full",
     "IncompatibleError",
+    "InvalidMessage",
     "IsthmusError",
     "NoSpaceError",
     "NotOwnerError",
@@ -29,6 +30,7 @@ __all__ = [
     "ShutDown",
     "Timeout",
     "TooLarge",
+    "Undelivered",
     "Unsupported",
 ]
 
@@ -133,6 +135,44 @@ class TooLarge(IsthmusError, ValueError):
         super().__init__(message)
         self.size = size
         self.limit = limit
+
+
+class InvalidMessage(IsthmusError, ValueError):
+    """A message was taken that is not what the queue's type says; it is kept in `q.dead`.
+
+    `number` counts the messages of its priority from 0, `sender` is the process id of who put it (None where
+    that process is not known any more), `reason` says what is wrong and `data` is the message as it was.
+    """
+
+    number: int
+    reason: str
+    sender: int | None
+    data: bytes
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        number: int = 0,
+        reason: str = "",
+        sender: int | None = None,
+        data: bytes = b"",
+    ) -> None:
+        super().__init__(message)
+        self.number = number
+        self.reason = reason
+        self.sender = sender
+        self.data = data
+
+
+class Undelivered(IsthmusError, RuntimeError):
+    """A message put with `until="done"` was given up: it is in `q.dead`, and `reason` says why."""
+
+    reason: str
+
+    def __init__(self, message: str = "", *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Unsupported(IsthmusError, NotImplementedError):

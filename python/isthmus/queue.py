@@ -1,23 +1,42 @@
 """`Queue`: each message goes to one consumer, in any process. The native class does the work."""
 
 import os
-from typing import NamedTuple, Self
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Self, TypeVar, overload
 
 from . import _core
-from ._errors import ClosedError, Unsupported
+from ._codec import Codec, codec_for, known
+from ._dead import DeadLetters
+from ._errors import ClosedError, IncompatibleError, ShutDown, Unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from typing_extensions import Buffer
+
+    from ._arrays import ArrayReservation
 
 __all__ = ["Queue", "QueueStats"]
+
+T = TypeVar("T")
+
+_OBJECT = codec_for(object)
+_ARRAY = "numpy.ndarray"
 
 
 class QueueStats(NamedTuple):
     """What is known of a queue at one moment; the numbers may be a few messages apart from each other."""
 
     depth: int
-    """Messages inside."""
+    """Messages inside, without those on lease."""
     put: int
     """Messages ever put."""
     got: int
-    """Messages ever got."""
+    """Messages ever taken."""
+    put_rate: float
+    """Messages put a second, since this handle asked last (or was opened)."""
+    get_rate: float
+    """Messages taken a second, likewise."""
     bytes_in_use: int
     """Bytes of the capacity that are taken, headers included."""
     capacity: int
@@ -26,76 +45,194 @@ class QueueStats(NamedTuple):
     """Bytes of the largest message that was ever put."""
     attached: int
     """Living processes that use the queue."""
-    producers_waiting: bool
-    """Producers may be asleep because it is full."""
-    consumers_waiting: bool
-    """Consumers may be asleep because it is empty."""
+    producers_waiting: int
+    """Threads that wait for room."""
+    consumers_waiting: int
+    """Threads that wait for a message."""
+    leased: int
+    """Messages that consumers have on lease."""
+    dead: int
+    """Messages in `q.dead`."""
 
 
-class Queue(_core.Queue):
-    """A queue of bytes in shared memory: each message goes to one consumer, in any process.
+class Queue(_core.Queue, Generic[T]):
+    """A queue in shared memory: each message goes to one consumer, in any process.
 
     `Queue(name)` opens the queue of that name in the namespace, or creates it; what exists is accepted in
     every attribute that is not given, and an attribute that differs is an `IncompatibleError`.
     `Queue.create` insists on a new one, `Queue.open` on one that exists. `Queue()` is anonymous: it reaches
     other processes by fork and by pickling.
 
-    `capacity` is in bytes (8 MiB), reserved at once. `type` is `bytes`, the only one there is yet: messages
-    are any contiguous buffers and come out as bytes. `persistent` keeps the queue when the last process
-    closes it, until `unlink()`. With `ends_with_producers` consumers get the end when the queue is empty
-    and the last producer has closed its handle, and `PeerDied` when that one was killed. `namespace` is
-    the directory; without it ISTHMUS_NAMESPACE counts, and without that the user's own.
+    - `type` says what messages are. `bytes`: any contiguous buffer goes in, bytes come out. `numpy.ndarray`: arrays
+      with their dtype and shape. A `msgspec.Struct`, a dataclass or a builtin type such as `dict[str, int]`:
+      encoded as MessagePack and validated on receipt. `object`: anything that can be pickled; who can write to
+      such a queue can run code in its consumers, so it is the default for new queues only in a namespace that
+      is one user's own (elsewhere it is `bytes`), and is never taken on unasked in any other. A `Codec` of your own.
+      A peer with another type is refused.
+    - `capacity` is in bytes (8 MiB), reserved at once: half for messages up to 4096 bytes, half for larger ones.
+    - `priorities` (1): levels of priority, up to 16. A message of a higher one goes first, always, so the lower
+      ones may starve. Each level has an equal part of the capacity for small messages.
+    - `max_deliveries` (20): how often a message is leased before it goes to `q.dead`.
+    - `persistent` keeps the queue when the last process closes it, until `unlink()`.
+    - With `ends_with_producers` consumers get the end when the queue is empty and the last producer has closed
+      its handle, and `PeerDied` when that one was killed.
+    - `namespace` is the directory; without it ISTHMUS_NAMESPACE counts, and without that the user's own.
 
-    A handle may be used by any number of threads, and by forked children.
+    A handle may be used by any number of threads, and by forked children; leases, views and reservations belong
+    to the process that took them.
     """
 
     __slots__ = ()
 
+    # `type` may be what type[T] cannot say, such as `Job | Cancel`.
+    @overload
+    def __new__(
+        cls,
+        name: str | None = None,
+        *,
+        type: type[T],
+        capacity: int | None = None,
+        priorities: int | None = None,
+        max_deliveries: int | None = None,
+        persistent: bool | None = None,
+        ends_with_producers: bool | None = None,
+        namespace: str | os.PathLike[str] | None = None,
+    ) -> "Queue[T]": ...
+    @overload
+    def __new__(
+        cls,
+        name: str | None = None,
+        *,
+        type: Any = None,
+        capacity: int | None = None,
+        priorities: int | None = None,
+        max_deliveries: int | None = None,
+        persistent: bool | None = None,
+        ends_with_producers: bool | None = None,
+        namespace: str | os.PathLike[str] | None = None,
+    ) -> "Queue[Any]": ...
     def __new__(  # noqa: D102 - the class says it
         cls,
         name: str | None = None,
         *,
+        type: Any = None,
         capacity: int | None = None,
-        type: type[bytes] = bytes,
+        priorities: int | None = None,
+        max_deliveries: int | None = None,
         persistent: bool | None = None,
         ends_with_producers: bool | None = None,
         namespace: str | os.PathLike[str] | None = None,
-    ) -> Self:
-        _check(type)
-        return super().__new__(
-            cls, name, "open_or_create", capacity, persistent, ends_with_producers, namespace
-        )
+    ) -> Any:
+        asked = (capacity, priorities, max_deliveries, persistent, ends_with_producers)
+        return _made(cls, name, "open_or_create", type, asked, namespace)
 
     @classmethod
     def create(
         cls,
         name: str,
         *,
+        type: Any = None,
         capacity: int | None = None,
-        type: type[bytes] = bytes,
+        priorities: int | None = None,
+        max_deliveries: int | None = None,
         persistent: bool | None = None,
         ends_with_producers: bool | None = None,
         namespace: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Creates the queue; `FileExistsError` where the name is taken."""
-        _check(type)
-        return super().__new__(cls, name, "create", capacity, persistent, ends_with_producers, namespace)
+        asked = (capacity, priorities, max_deliveries, persistent, ends_with_producers)
+        return _made(cls, name, "create", type, asked, namespace)
 
     @classmethod
     def open(
-        cls,
-        name: str,
-        *,
-        type: type[bytes] = bytes,
-        namespace: str | os.PathLike[str] | None = None,
+        cls, name: str, *, type: Any = None, namespace: str | os.PathLike[str] | None = None
     ) -> Self:
         """Opens a queue that exists; `FileNotFoundError` where there is none."""
-        _check(type)
-        return super().__new__(cls, name, "open", None, None, None, namespace)
+        return _made(cls, name, "open", type, _NOTHING, namespace)
+
+    if TYPE_CHECKING:
+
+        def put(
+            self,
+            message: T | Buffer,
+            timeout: float | None = None,
+            *,
+            priority: int = 0,
+            until: Literal["received", "done"] | None = None,
+        ) -> None: ...
+        def get(self, timeout: float | None = None) -> T: ...
+        def put_many(
+            self, messages: Iterable[T | Buffer], timeout: float | None = None, *, priority: int = 0
+        ) -> int: ...
+        def get_many(self, limit: int, timeout: float | None = None) -> list[T]: ...
+        def __next__(self) -> T: ...
+
+    def reserve(
+        self,
+        shape: int | tuple[int, ...],
+        dtype: Any = None,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> "_core.Reservation | ArrayReservation":
+        """Memory for one message, to be filled in place: `with q.reserve(n) as block:`.
+
+        A queue of bytes takes the size in bytes, and `block` is a writable memoryview; a queue of arrays takes shape
+        and dtype (float64), and `block` is such an array, not initialised. Leaving the block normally puts the
+        message; an exception gives the memory back. `shorten(n)` of the reservation of bytes puts only the first
+        n bytes. Once put, the message is its consumer's: do not write to it through arrays made before.
+
+        Waits up to `timeout` seconds for memory, and again for its place in the queue. Raises what `put` raises.
+        Should this process be killed, the memory comes back.
+        """
+        kind = self._type()[1]
+        if kind == _ARRAY:
+            from ._arrays import ArrayReservation
+
+            return ArrayReservation(self, shape, dtype, timeout, priority)
+        if kind != "bytes":
+            raise Unsupported(f"reserve works on queues of bytes and of arrays; this one is of {kind}")
+        if dtype is not None or not isinstance(shape, int):
+            raise TypeError(f"a queue of bytes reserves a number of bytes, not shape={shape!r}, dtype={dtype!r}")
+        return self._reserve(shape, timeout, priority)
+
+    def views(self) -> Iterator[Any]:
+        """Iterates over `get_view()`; ends as iteration over the queue does."""
+        while True:
+            try:
+                view = self.get_view()
+            except ShutDown:
+                return
+            yield view
+            # Not to be held while waiting for the next one.
+            del view
+
+    def leases(self) -> Iterator[_core.Lease]:
+        """Iterates over `lease()`: `for job in q.leases():` and in it `with job:`.
+
+        Ends when the queue has ended and no message of it is on lease anywhere: what others give back is still
+        handed out.
+        """
+        while True:
+            try:
+                lease = self.lease()
+            except ShutDown:
+                return
+            yield lease
+            del lease
+
+    @property
+    def dead(self) -> DeadLetters:
+        """The messages that nobody could use."""
+        return DeadLetters(self)
 
     def stats(self) -> QueueStats:
-        """Depth, counts, memory and how many are attached."""
-        return QueueStats(*self._stats())
+        """Depth, counts, rates, memory, and how many are attached and wait.
+
+        Gives back first what dead processes held.
+        """
+        *numbers, (leased, dead) = self._stats()
+        return QueueStats(*numbers, leased, dead)
 
     def __del__(self) -> None:
         # A handle that is only dropped is closed, and warns of messages that go with it.
@@ -111,19 +248,62 @@ class Queue(_core.Queue):
         if self.closed:
             raise ClosedError("this handle is closed: it cannot be pickled")
         namespace, name, fd, nonce = self._place()
-        if name is None:
-            return _adopt, (type(self), os.fspath(namespace), os.getpid(), fd, nonce)
-        return _reopen, (type(self), os.fspath(namespace), name)
+        place = None if name is not None else (os.getpid(), fd, nonce)
+        return _reopen, (type(self), os.fspath(namespace), name, place, self._source())
 
 
-def _check(kind: object) -> None:
-    if kind is not bytes:
-        raise Unsupported(f"type={kind!r}: a queue takes bytes only in this version")
+_NOTHING = (None, None, None, None, None)
 
 
-def _reopen(cls: type[Queue], namespace: str, name: str) -> Queue:
-    return cls.open(name, namespace=namespace)
+def _made(
+    cls: type[Any],
+    name: str | None,
+    mode: Literal["open_or_create", "create", "open"],
+    kind: Any,
+    asked: tuple[int | None, int | None, int | None, bool | None, bool | None],
+    namespace: str | os.PathLike[str] | None,
+    adopt: tuple[int, int, int] | None = None,
+) -> Any:
+    codec = None if kind is None else codec_for(kind)
+    wanted = None if kind is None else _identity(codec)
+    capacity, priorities, max_deliveries, persistent, ends = asked
+    queue = _core.Queue.__new__(
+        cls,
+        name,
+        mode,
+        capacity,
+        priorities,
+        max_deliveries,
+        wanted,
+        _identity(_OBJECT),
+        persistent,
+        ends,
+        namespace,
+        adopt,
+    )
+    if kind is None:
+        fingerprint, found, private = queue._type()
+        try:
+            codec = known(fingerprint)
+        except LookupError:
+            raise IncompatibleError(
+                f"the queue's messages are of type {found}: give type= to open it (a type of the same fields)"
+            ) from None
+        if codec is _OBJECT and not private:
+            raise Unsupported(
+                "the queue's messages are pickles, and others than this user can put them there: unpickling runs "
+                "what they send; give type=object if you trust them all"
+            )
+    if codec is not None:
+        queue._use(kind, codec.encode, codec.decode, codec.decode_view)
+    return queue
 
 
-def _adopt(cls: type[Queue], namespace: str, pid: int, fd: int, nonce: int) -> Queue:
-    return _core.Queue.__new__(cls, None, "open", None, None, None, namespace, (pid, fd, nonce))
+def _identity(codec: Codec | None) -> tuple[int, str]:
+    return (0, "bytes") if codec is None else (codec.fingerprint, codec.name)
+
+
+def _reopen(
+    cls: type[Queue[Any]], namespace: str, name: str | None, place: tuple[int, int, int] | None, kind: Any
+) -> Queue[Any]:
+    return _made(cls, name, "open", kind, _NOTHING, namespace, place)  # type: ignore[no-any-return]

@@ -139,6 +139,11 @@ impl Namespace {
         self.file_mode
     }
 
+    /// Whether only its owner can open what is in it.
+    pub fn is_private(&self) -> bool {
+        self.file_mode.trailing_zeros() >= 6
+    }
+
     /// Where an object of this name lives.
     pub fn path_of(&self, name: &str) -> PathBuf {
         self.path.join(name)

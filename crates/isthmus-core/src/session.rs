@@ -58,6 +58,22 @@ impl Drop for Stay<'_> {
     }
 }
 
+/// A thread that waits, as others see it in numbers about the object.
+pub struct Waiting<'a> {
+    session: &'a Session,
+    cell: usize,
+    consuming: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // Closed meanwhile: the cell is no longer ours, and was cleared.
+        if self.session.cell.load(Ordering::Relaxed) == self.cell {
+            self.session.object.count_waiting(self.cell, self.consuming, false);
+        }
+    }
+}
+
 impl Session {
     /// Attaches this process to an object just opened.
     pub fn new(object: Object) -> Result<Session> {
@@ -156,6 +172,23 @@ impl Session {
         self.stays.fetch_add(1, Ordering::AcqRel);
         let stay = Stay(self);
         if self.is_closed() { Err(Error::Closed) } else { Ok(stay) }
+    }
+
+    /// Keeps the memory mapped until [`Session::release`], beyond what borrows allow.
+    pub fn keep(&self) -> Result<()> {
+        self.stay().map(std::mem::forget)
+    }
+
+    /// Takes back one [`Session::keep`].
+    pub fn release(&self) {
+        drop(Stay(self));
+    }
+
+    /// Says to whoever asks for numbers that the calling thread waits, as long as the result lives.
+    pub fn waiting(&self, consuming: bool) -> Waiting<'_> {
+        let cell = self.cell.load(Ordering::Relaxed);
+        self.object.count_waiting(cell, consuming, true);
+        Waiting { session: self, cell, consuming }
     }
 
     /// Detaches and lets go of the object, after a last look at its memory; `None` where that was done

@@ -82,6 +82,10 @@ impl Bytes {
         Ok(bytes)
     }
 
+    pub(crate) fn empty() -> Bytes {
+        Bytes { view: None, start: std::ptr::null(), length: 0 }
+    }
+
     #[cold]
     fn borrow(&mut self, object: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = object.py();
@@ -139,4 +143,18 @@ pub(crate) fn mode(text: &str) -> PyResult<Mode> {
 
 pub(crate) fn namespace(py: Python<'_>, path: Option<&Path>) -> PyResult<Arc<Namespace>> {
     Namespace::open(path).or_raise(py)
+}
+
+/// A number that was asked for: 1 to `limit`.
+pub(crate) fn count(name: &str, unit: &str, asked: Option<i128>, limit: u64) -> PyResult<Option<u64>> {
+    match asked.map(|asked| (asked, u64::try_from(asked))) {
+        None => Ok(None),
+        Some((_, Ok(asked))) if (1..=limit).contains(&asked) => Ok(Some(asked)),
+        Some((asked, _)) if limit == u64::MAX => {
+            Err(PyValueError::new_err(format!("{name} is {asked}: it takes {unit}, 1 or more")))
+        }
+        Some((asked, _)) => {
+            Err(PyValueError::new_err(format!("{name} is {asked}: it takes {unit}, 1 to {limit}")))
+        }
+    }
 }

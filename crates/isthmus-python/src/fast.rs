@@ -13,8 +13,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use isthmus_core::lock::Slices;
 use isthmus_core::mutex::Found;
-use isthmus_core::owner::Owner;
-use isthmus_core::queue::{Attempt, INLINE_MAX, On, Run, Step, Taken};
+use isthmus_core::queue::{Attempt, INLINE_MAX, On, Place, Step, Taken};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
@@ -171,21 +170,48 @@ unsafe extern "C" fn put(
     count: ffi::Py_ssize_t,
     names: *mut PyObject,
 ) -> *mut PyObject {
-    // SAFETY: see `Fast::whole`; the message is bytes and is held by the caller during the call.
+    // SAFETY: see `Fast::whole`; the message is bytes and is held during the call, by the caller or here.
     unsafe {
-        if usual(1, args, count, names) && ffi::PyBytes_Check(*args) != 0 {
-            let handle = &this::<PyQueue>(&slf).handle;
-            let length = ffi::PyBytes_Size(*args) as usize;
-            if length <= handle.queue().geometry().inline_max() {
-                let message = std::slice::from_raw_parts(ffi::PyBytes_AsString(*args).cast::<u8>(), length);
-                if let Ok(me) = handle.producer()
-                    && let Ok(Step::Done(())) = handle.queue().try_put(me, &Attempt::default(), message)
-                {
+        if usual(1, args, count, names) {
+            let queue = this::<PyQueue>(&slf);
+            let Some(codec) = queue.codec() else {
+                if put_bytes(queue, *args) {
                     return ffi::Py_NewRef(ffi::Py_None());
                 }
+                return PUT.whole(slf, args, count, names);
+            };
+            let encoded = call(&codec.encode, *args);
+            if encoded.is_null() {
+                return encoded;
             }
+            let done = put_bytes(queue, encoded);
+            ffi::Py_DECREF(encoded);
+            if done {
+                return ffi::Py_NewRef(ffi::Py_None());
+            }
+            // Encoded once more by the whole method: it is going to wait, or the message is large.
         }
         PUT.whole(slf, args, count, names)
+    }
+}
+
+/// Puts a small message in `bytes`, where nothing is in the way.
+#[inline(always)]
+unsafe fn put_bytes(queue: &PyQueue, message: *mut PyObject) -> bool {
+    // SAFETY: a live object, with the GIL; the type is checked first.
+    unsafe {
+        if ffi::PyBytes_Check(message) == 0 {
+            return false;
+        }
+        let handle = &queue.handle;
+        let length = ffi::PyBytes_Size(message) as usize;
+        if length > handle.queue().geometry().inline_max() {
+            return false;
+        }
+        let message = std::slice::from_raw_parts(ffi::PyBytes_AsString(message).cast::<u8>(), length);
+        handle.producer().is_ok_and(|me| {
+            matches!(handle.queue().try_put(me, &Attempt::default(), 0, message), Ok(Step::Done(_)))
+        })
     }
 }
 
@@ -198,19 +224,19 @@ unsafe extern "C" fn get(
     // SAFETY: see `Fast::whole`; of the buffer only what was filled is read.
     unsafe {
         if usual(0, args, count, names) {
-            let handle = &this::<PyQueue>(&slf).handle;
-            let queue = handle.queue();
+            let this = this::<PyQueue>(&slf);
+            let queue = this.handle.queue();
             let mut buffer = [MaybeUninit::<u8>::uninit(); INLINE_MAX];
-            if let Ok(me) = handle.consumer() {
+            if let Ok(me) = this.handle.consumer() {
                 // Twice: the second time takes the message that has ended a short wait.
                 for _ in 0..2 {
                     match queue.try_get(me, &Attempt::default(), &mut buffer) {
-                        Ok(Step::Done(Taken::Inline(length))) => {
+                        Ok(Step::Done(Taken { place: Place::Inline, length, .. }))
+                            if this.codec().is_none() =>
+                        {
                             return ffi::PyBytes_FromStringAndSize(buffer.as_ptr().cast(), length as isize);
                         }
-                        Ok(Step::Done(Taken::Block(run, length))) => {
-                            return receive(&slf, me, run, length);
-                        }
+                        Ok(Step::Done(taken)) => return open(&slf, &taken, &buffer),
                         Ok(Step::Wait(On::Messages)) => {}
                         _ => break,
                     }
@@ -224,18 +250,30 @@ unsafe extern "C" fn get(
     }
 }
 
-/// A large message that was taken, copied out by the code that the whole method uses.
-#[cold]
-unsafe fn receive(slf: &*mut PyObject, me: Owner, run: Run, length: usize) -> *mut PyObject {
-    // SAFETY: as in `get`.
-    let queue = unsafe { this::<PyQueue>(slf) };
-    Python::attach(|py| match queue.receive(py, me, run, length) {
-        Ok(bytes) => bytes.into_ptr(),
-        Err(error) => {
-            error.restore(py);
-            std::ptr::null_mut()
-        }
-    })
+/// Calls a function of the codec.
+#[inline]
+unsafe fn call(function: &Py<PyAny>, argument: *mut PyObject) -> *mut PyObject {
+    // SAFETY: both are alive and the GIL is held; the list of arguments ends with NULL.
+    unsafe {
+        let end: *mut PyObject = std::ptr::null_mut();
+        ffi::PyObject_CallFunctionObjArgs(function.as_ptr(), argument, end)
+    }
+}
+
+/// A large or typed message that was taken, opened by the code that the whole method uses.
+unsafe fn open(slf: &*mut PyObject, taken: &Taken, buffer: &[MaybeUninit<u8>]) -> *mut PyObject {
+    // SAFETY: as in `get`; the bytes that are copied were filled.
+    unsafe {
+        let py = Python::assume_attached();
+        let slf = Bound::ref_from_ptr(py, slf).cast_unchecked::<PyQueue>();
+        Python::attach(|_| match PyQueue::open(slf, taken, buffer) {
+            Ok(message) => message.into_ptr(),
+            Err(error) => {
+                error.restore(py);
+                std::ptr::null_mut()
+            }
+        })
+    }
 }
 
 unsafe extern "C" fn acquire(

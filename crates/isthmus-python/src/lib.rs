@@ -3,12 +3,19 @@
 use pyo3::prelude::*;
 
 mod arguments;
+mod batch;
 mod driver;
 mod errors;
 mod fast;
+mod hold;
+mod lease;
+mod message;
 mod mutex;
 mod objects;
 mod queue;
+mod receiving;
+mod reservation;
+mod sending;
 
 /// The native half of isthmus; use the names in `isthmus` instead.
 #[pymodule]
@@ -16,11 +23,17 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
+    use crate::hold::PyView;
+    #[pymodule_export]
+    use crate::lease::PyLease;
+    #[pymodule_export]
     use crate::mutex::PyMutex;
     #[pymodule_export]
     use crate::objects::{clean, objects};
     #[pymodule_export]
     use crate::queue::PyQueue;
+    #[pymodule_export]
+    use crate::reservation::PyReservation;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

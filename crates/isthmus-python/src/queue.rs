@@ -2,26 +2,34 @@
 
 use std::mem::MaybeUninit;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use isthmus_core::error::Error;
 use isthmus_core::owner::Owner;
-use isthmus_core::process;
-use isthmus_core::queue::handle::{Attributes, QueueHandle};
-use isthmus_core::queue::{Attempt, INLINE_MAX, On, Run, Step, Taken};
+use isthmus_core::queue::handle::{Attributes, MessageType, QueueHandle};
+use isthmus_core::queue::{Attempt, INLINE_MAX, Letter, MAX_LEVELS, On, Place, Step};
+use isthmus_core::wait::Waited;
 use pyo3::exceptions::{PyResourceWarning, PyValueError};
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use crate::arguments::{Bytes, Timeout, mode, namespace};
-use crate::driver::{End, drive, drive_from};
-use crate::errors::{OrRaise, number, raise};
+use crate::arguments::{Timeout, count, mode, namespace};
+use crate::batch;
+use crate::driver::{End, drive, drive_from, look_briefly};
+use crate::errors::{OrRaise, raise};
+use crate::hold::Hold;
+use crate::lease::PyLease;
+use crate::message::{Codec, Parts};
+use crate::receiving::small;
+use crate::reservation::PyReservation;
 
 /// Copies from this size on give up the GIL: below, giving it up costs more than it gives others.
-const DETACH_FROM: usize = 256 << 10;
-/// Bytes and messages that one critical section of a batch copies at most.
-const BATCH_BYTES: usize = 64 << 10;
-const BATCH_MESSAGES: usize = 512;
+pub(crate) const DETACH_FROM: usize = 256 << 10;
+/// Most that `max_deliveries` takes: what the state of a lease has room for.
+const MAX_DELIVERIES: u64 = (1 << 24) - 1;
+/// Longest wait for readiness without a look at signals and at the dead.
+const LOOK: Duration = Duration::from_millis(80);
 
 /// Each message goes to one consumer, in any process.
 ///
@@ -29,178 +37,134 @@ const BATCH_MESSAGES: usize = 512;
 #[pyclass(name = "Queue", module = "isthmus._core", subclass, frozen)]
 pub(crate) struct PyQueue {
     pub(crate) handle: QueueHandle,
+    codec: OnceLock<Codec>,
+    /// The record that the last lease of this handle used.
+    pub(crate) near: AtomicUsize,
+    pub(crate) leases: AtomicUsize,
+    sample: Mutex<Sample>,
+}
+
+/// What `stats()` measures rates against.
+struct Sample {
+    at: Instant,
+    put: u64,
+    got: u64,
 }
 
 impl PyQueue {
-    fn full_error(&self, py: Python<'_>, on: On, size: usize, sent: usize) -> PyErr {
-        let capacity = self.handle.queue().geometry().capacity;
-        let text = match on {
-            On::ProducerLock => self.lock_text(0, "put"),
-            _ => format!(
-                "the queue is full: no room for a message of {size} bytes in time; {} messages wait in its \
-                 capacity of {capacity} bytes (get them, or create it with a larger capacity=)",
-                self.handle.queue().depth()
-            ),
-        };
-        raise(py, "Full", &text, &[("sent", number(py, sent as u64))])
-    }
-
-    fn empty_error(&self, py: Python<'_>, on: On) -> PyErr {
+    pub(crate) fn empty_error(&self, py: Python<'_>, on: On) -> PyErr {
         let text = match on {
             On::ConsumerLock => self.lock_text(1, "get"),
+            On::Leases => format!(
+                "no message could be leased in time: all {} leases of the queue are in use (acknowledge some, empty \
+                 q.dead, or create it with a larger capacity=)",
+                self.handle.queue().geometry().leases
+            ),
             _ => "no message came in time".to_owned(),
         };
         raise(py, "Empty", &text, &[])
     }
 
-    fn lock_text(&self, which: usize, what: &str) -> String {
+    pub(crate) fn lock_text(&self, which: usize, what: &str) -> String {
         let owner = self.handle.queue().lock_owners()[which];
         let pid = self.handle.session().registry().describe(owner).map_or(0, |info| info.pid);
         format!("process {pid} has been in the middle of a {what} all the time; is it stopped?")
     }
 
-    /// Puts one message that goes through the ring.
-    fn put_small(&self, py: Python<'_>, message: &[u8], timeout: Timeout) -> PyResult<()> {
-        let queue = self.handle.queue();
-        drive(py, &self.handle, End::Producer, timeout, |me, attempt| queue.try_put(me, attempt, message))?
-            .map_err(|on| self.full_error(py, on, message.len(), 0))
-    }
-
-    fn put_large(&self, py: Python<'_>, message: &[u8], timeout: Timeout) -> PyResult<()> {
-        let queue = self.handle.queue();
-        let length = message.len();
-        self.check_size(py, length)?;
-        let _stay = self.handle.session().stay().or_raise(py)?;
-        let run = drive(py, &self.handle, End::Producer, timeout, |me, a| queue.try_claim(me, a, length))?
-            .map_err(|on| self.full_error(py, on, length, 0))?;
-        let me = self.handle.producer().or_raise(py)?;
-        let claim = Claim::new(&self.handle, me, run);
-        let fill = || {
-            let to = queue.memory().address(queue.run_offset(run), length);
-            // SAFETY: the run is ours and at least this long; a private slice cannot overlap it.
-            unsafe { std::ptr::copy_nonoverlapping(message.as_ptr(), to, length) };
-        };
-        if length >= DETACH_FROM {
-            py.detach(fill);
-        } else {
-            fill();
+    fn level(&self, priority: i64) -> PyResult<u8> {
+        let levels = self.handle.queue().geometry().levels;
+        match u8::try_from(priority) {
+            Ok(level) if usize::from(level) < levels => Ok(level),
+            _ => Err(PyValueError::new_err(format!(
+                "priority is {priority}: this queue has priorities 0 to {} (create it with priorities=)",
+                levels - 1
+            ))),
         }
-        drive(py, &self.handle, End::Producer, timeout, |me, a| queue.try_put_run(me, a, run, length))?
-            .map_err(|on| self.full_error(py, on, length, 0))?;
-        std::mem::forget(claim);
-        Ok(())
     }
 
-    /// Refuses a message that could never fit; says what to set.
-    fn check_size(&self, py: Python<'_>, size: usize) -> PyResult<()> {
-        let geometry = self.handle.queue().geometry();
-        let limit = geometry.message_max();
-        if size <= limit {
-            return Ok(());
+    fn with_handle(handle: QueueHandle) -> PyQueue {
+        let numbers = handle.queue().numbers();
+        PyQueue {
+            handle,
+            codec: OnceLock::new(),
+            near: AtomicUsize::new(0),
+            leases: AtomicUsize::new(0),
+            sample: Mutex::new(Sample { at: Instant::now(), put: numbers.put, got: numbers.got }),
         }
-        let text = format!(
-            "a message of {size} bytes is over the limit of {limit}: a queue of capacity={} holds no larger ones \
-             (create it with capacity={} or more)",
-            geometry.capacity,
-            (2 * size).next_power_of_two()
-        );
-        let fields = [("size", number(py, size as u64)), ("limit", number(py, limit as u64))];
-        Err(raise(py, "TooLarge", &text, &fields))
     }
 
-    /// A large message that was taken: copied out, its block given back.
-    pub(crate) fn receive<'py>(
-        &self,
-        py: Python<'py>,
-        me: Owner,
-        run: Run,
-        length: usize,
-    ) -> PyResult<Bound<'py, PyBytes>> {
-        let _stay = self.handle.session().stay().or_raise(py)?;
-        let claim = Claim::new(&self.handle, me, run);
-        let queue = self.handle.queue();
-        let object = blank(py, length)?;
-        let from = queue.memory().address(queue.run_offset(run), length) as usize;
-        // SAFETY: nobody else knows the new object yet, so its bytes may still be written.
-        let to = unsafe { ffi::PyBytes_AsString(object.as_ptr()) } as usize;
-        // SAFETY: both are `length` bytes long: the run is ours and checked, the object was made so.
-        // Addresses cross into the closure as numbers because pointers are not Send.
-        let copy = move || unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, length) };
-        if length >= DETACH_FROM {
-            py.detach(copy);
-        } else {
-            copy();
-        }
-        if !claim.free() {
-            return Err(crate::errors::convert(py, Error::Buried));
-        }
-        Ok(object)
-    }
-}
-
-/// A run owned until it is dropped (given back) or forgotten (the queue's now).
-struct Claim<'a> {
-    handle: &'a QueueHandle,
-    me: Owner,
-    run: Run,
-    epoch: u64,
-}
-
-impl<'a> Claim<'a> {
-    fn new(handle: &'a QueueHandle, me: Owner, run: Run) -> Claim<'a> {
-        Claim { handle, me, run, epoch: process::epoch() }
+    #[inline]
+    pub(crate) fn codec(&self) -> Option<&Codec> {
+        self.codec.get()
     }
 
-    /// Gives the run back; false where it was not ours any more.
-    fn free(self) -> bool {
-        let freed = self.handle.queue().free(self.me, self.run);
-        std::mem::forget(self);
-        freed
-    }
-}
-
-impl Drop for Claim<'_> {
-    fn drop(&mut self) {
-        // In a child that a signal handler forked meanwhile, the run is still the parent's.
-        if self.epoch == process::epoch() {
-            self.handle.queue().free(self.me, self.run);
-        }
+    /// A record that has become free: the next lease tries it first.
+    pub(crate) fn note_lease(&self, index: usize) {
+        self.near.store(index, Ordering::Relaxed);
     }
 }
 
 #[pymethods]
 impl PyQueue {
     #[new]
-    #[pyo3(signature = (name, mode_, capacity, persistent, ends_with_producers, namespace_, adopt = None))]
+    #[pyo3(signature = (
+        name, mode_, capacity, priorities, max_deliveries, type_, default_type_, persistent, ends_with_producers,
+        namespace_, adopt = None
+    ))]
     #[expect(clippy::too_many_arguments, reason = "the Python side gives them names")]
     fn new(
         py: Python<'_>,
         name: Option<&str>,
         mode_: &str,
         capacity: Option<i128>,
+        priorities: Option<i128>,
+        max_deliveries: Option<i128>,
+        type_: Option<(u64, String)>,
+        default_type_: (u64, String),
         persistent: Option<bool>,
         ends_with_producers: Option<bool>,
         namespace_: Option<PathBuf>,
         adopt: Option<(u32, i32, u64)>,
     ) -> PyResult<PyQueue> {
+        let message_type = type_.map(|(fingerprint, name)| MessageType { fingerprint, name });
+        let default_type = MessageType { fingerprint: default_type_.0, name: default_type_.1 };
+        let space = namespace(py, namespace_.as_deref())?;
         // The anonymous queue behind a descriptor of another process (pid, fd, nonce): for unpickling.
         if let Some((pid, fd, nonce)) = adopt {
-            let space = namespace(py, namespace_.as_deref())?;
-            return Ok(PyQueue { handle: QueueHandle::from_fd_of(&space, pid, fd, nonce).or_raise(py)? });
+            return Ok(PyQueue::with_handle(QueueHandle::from_fd_of(&space, pid, fd, nonce).or_raise(py)?));
         }
-        let capacity = capacity
-            .map(|asked| match u64::try_from(asked) {
-                Ok(asked) if asked > 0 => Ok(asked),
-                _ => Err(PyValueError::new_err(format!("capacity is {asked}: it takes bytes, 1 or more"))),
-            })
-            .transpose()?;
-        let space = namespace(py, namespace_.as_deref())?;
-        let asked = Attributes { capacity, ends_with_producers, persistent };
+        let asked = Attributes {
+            capacity: count("capacity", "bytes", capacity, u64::MAX)?,
+            priorities: count("priorities", "levels", priorities, MAX_LEVELS as u64)?.map(|n| n as usize),
+            max_deliveries: count("max_deliveries", "times", max_deliveries, MAX_DELIVERIES)?
+                .map(|n| n as u32),
+            message_type,
+            default_type,
+            ends_with_producers,
+            persistent,
+        };
         let handle = match name {
             Some(name) => QueueHandle::open(&space, name, mode(mode_)?, &asked),
             None => QueueHandle::anonymous(&space, &asked),
         };
-        Ok(PyQueue { handle: handle.or_raise(py)? })
+        Ok(PyQueue::with_handle(handle.or_raise(py)?))
+    }
+
+    /// What the messages are: fingerprint and name; and whether only this user can have made them.
+    fn _type(&self) -> (u64, String, bool) {
+        let found = self.handle.message_type();
+        let private = self.handle.session().object().namespace().is_private();
+        (found.fingerprint, found.name, private)
+    }
+
+    /// Says how objects become messages and messages objects, once; `source` is what the user gave as the type.
+    fn _use(&self, source: Py<PyAny>, encode: Py<PyAny>, decode: Py<PyAny>, decode_view: Py<PyAny>) {
+        let _ = self.codec.set(Codec { source, encode, decode, decode_view });
+    }
+
+    /// What the user gave as the type; for pickling.
+    fn _source(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.codec.get().map(|codec| codec.source.clone_ref(py))
     }
 
     /// Where the object is: namespace, name, descriptor, nonce; for pickling.
@@ -210,20 +174,43 @@ impl PyQueue {
         (object.namespace().path().to_owned(), name, object.fd(), object.nonce())
     }
 
-    /// Puts a message: `bytes` or anything else with a contiguous buffer.
+    /// Puts a message.
     ///
     /// Waits up to `timeout` seconds for room (None waits, 0 tries). Raises `Full` when there is none in
-    /// time, `TooLarge` when there never can be, `ShutDown` after `shutdown()`, `ClosedError`. A consumer
-    /// that is killed takes at most the message of that call with it; the room comes back.
-    #[pyo3(signature = (message, timeout = None))]
-    fn put(&self, py: Python<'_>, message: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<()> {
+    /// time, `TooLarge` when there never can be, `ShutDown` after `shutdown()`, `ClosedError`; what the type does
+    /// not take is refused with `TypeError`. A consumer that is killed takes at most the message of that call with
+    /// it; the room comes back.
+    ///
+    /// `priority` is 0 (the least urgent) up to one less than the queue's `priorities`. With
+    /// `until="received"` the call returns when a consumer has the message, with `until="done"` when it was
+    /// acknowledged (a consumer that uses `get` does so at once); where that does not happen in time,
+    /// `Timeout` is raised and the message stays in the queue, and where it ends in `q.dead`, `Undelivered`.
+    #[pyo3(signature = (message, timeout = None, *, priority = 0, until = None))]
+    fn put(
+        &self,
+        py: Python<'_>,
+        message: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+        priority: i64,
+        until: Option<&str>,
+    ) -> PyResult<()> {
         let timeout = Timeout::new(timeout)?;
-        let bytes = Bytes::new(message)?;
-        let message = bytes.as_slice();
-        if message.len() <= self.handle.queue().geometry().inline_max() {
-            self.put_small(py, message, timeout)
-        } else {
-            self.put_large(py, message, timeout)
+        let level = self.level(priority)?;
+        let done = match until {
+            None => None,
+            Some("received") => Some(false),
+            Some("done") => Some(true),
+            Some(other) => {
+                return Err(PyValueError::new_err(format!(
+                    "until is {other:?}: it takes \"received\", \"done\" or None"
+                )));
+            }
+        };
+        let parts = Parts::new(self.codec(), message)?;
+        let position = self.put_parts(py, level, &parts, timeout)?;
+        match done {
+            Some(done) => self.wait_for(py, level, position, done, timeout),
+            None => Ok(()),
         }
     }
 
@@ -231,103 +218,104 @@ impl PyQueue {
     ///
     /// Waits up to `timeout` seconds for one (None waits, 0 tries). Raises `Empty` when none came,
     /// `ShutDown` when none will come any more, `PeerDied` when the last producer of a queue with
-    /// `ends_with_producers` was killed, `ClosedError`.
+    /// `ends_with_producers` was killed, `InvalidMessage` when it cannot be decoded (it is kept in `q.dead`),
+    /// `ClosedError`.
     #[pyo3(signature = (timeout = None))]
-    fn get<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyBytes>> {
-        let queue = self.handle.queue();
+    pub(crate) fn get<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        PyQueue::get_message(slf, Timeout::new(timeout)?)
+    }
+
+    /// Takes the next message and leaves it where it is.
+    ///
+    /// A queue of bytes gives a `View`: an object with the buffer protocol whose memory stays as it is until it
+    /// is released (or gone) and the last buffer taken of it is gone too; other types give an object on that
+    /// memory, such as an array. Small messages (up to 4096 bytes) are copied. Read-only unless `writable`.
+    /// Waits and raises as `get` does. Should this process be killed, the memory comes back.
+    #[pyo3(signature = (timeout = None, *, writable = false))]
+    fn get_view<'py>(
+        slf: &Bound<'py, Self>,
+        timeout: Option<f64>,
+        writable: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let mut buffer = [MaybeUninit::<u8>::uninit(); INLINE_MAX];
-        let taken = drive(py, &self.handle, End::Consumer, Timeout::new(timeout)?, |me, attempt| {
-            queue.try_get(me, attempt, &mut buffer)
-        })?
-        .map_err(|on| self.empty_error(py, on))?;
-        match taken {
-            // SAFETY: try_get has filled the first `length` bytes.
-            Taken::Inline(length) => Ok(PyBytes::new(py, unsafe {
-                std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), length)
-            })),
-            Taken::Block(run, length) => self.receive(py, self.handle.consumer().or_raise(py)?, run, length),
-        }
+        let taken = slf.get().take(slf.py(), Timeout::new(timeout)?, &mut buffer)?;
+        PyQueue::open_view(slf, &taken, &buffer, writable)
+    }
+
+    /// Takes the next message on lease: it is done only when the lease is acknowledged.
+    ///
+    /// `with q.lease() as job:` acknowledges at the end and gives the message back where an exception leaves the
+    /// block; a process that dies gives back what it had on lease. What comes back is handed out before all
+    /// others, at most `max_deliveries` times, then it goes to `q.dead`. With `view` a large message stays in
+    /// the queue's memory, as with `get_view`. Waits and raises as `get` does, and `Empty` also where
+    /// all leases of the queue are in use.
+    #[pyo3(signature = (timeout = None, *, view = false))]
+    fn lease(slf: &Bound<'_, Self>, timeout: Option<f64>, view: bool) -> PyResult<PyLease> {
+        PyQueue::take_lease(slf, Timeout::new(timeout)?, view)
+    }
+
+    /// Memory for a message of `length` bytes.
+    fn _reserve(
+        slf: &Bound<'_, Self>,
+        length: i64,
+        timeout: Option<f64>,
+        priority: i64,
+    ) -> PyResult<PyReservation> {
+        let (py, this) = (slf.py(), slf.get());
+        let timeout = Timeout::new(timeout)?;
+        let level = this.level(priority)?;
+        let Ok(length) = usize::try_from(length) else {
+            return Err(PyValueError::new_err(format!("size is {length}: it takes bytes, 0 or more")));
+        };
+        let hold = if length <= this.handle.queue().geometry().inline_max() {
+            this.handle.producer().or_raise(py)?;
+            None
+        } else {
+            let run = this.claim(py, length, timeout)?;
+            Some(Hold::new(slf, this.handle.producer().or_raise(py)?, run)?)
+        };
+        Ok(PyReservation::new(slf, length, hold, level, timeout))
     }
 
     /// Puts all messages in order and says how many they were; far cheaper than one by one.
     ///
     /// `timeout` is for the whole call. Where not all fit in time, `Full.sent` says how many of them (the
     /// first ones) are in the queue; the other errors of `put` carry the same attribute.
-    #[pyo3(signature = (messages, timeout = None))]
-    fn put_many(&self, py: Python<'_>, messages: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<usize> {
-        let timeout = Timeout::new(timeout)?;
-        let mut sent = messages.cast_exact::<PyList>().map_or(0, |list| self.put_list(list));
-        let objects: Vec<Bound<'_, PyAny>> = match messages.cast::<PyList>() {
-            Ok(list) => list.iter().skip(sent).collect(),
-            Err(_) => messages.try_iter()?.collect::<PyResult<_>>()?,
-        };
-        let before = sent;
-        let sent_before = |error: PyErr| {
-            let _ = error.value(py).setattr("sent", before);
-            error
-        };
-        let bytes = objects.iter().map(Bytes::new).collect::<PyResult<Vec<_>>>().map_err(sent_before)?;
-        let slices: Vec<&[u8]> = bytes.iter().map(Bytes::as_slice).collect();
-        let queue = self.handle.queue();
-        let geometry = queue.geometry();
-        // A message that can never fit is refused before the first one is put.
-        self.check_size(py, slices.iter().map(|m| m.len()).max().unwrap_or(0)).map_err(sent_before)?;
-        while sent - before < slices.len() {
-            let left = &slices[sent - before..];
-            let batch = batch_of(left, geometry.inline_max());
-            let done = if batch == 0 {
-                self.put_large(py, left[0], timeout).map(|()| 1)
-            } else {
-                self.put_batch(py, &left[..batch], timeout)
-            };
-            match done {
-                Ok(count) => sent += count,
-                Err(error) => {
-                    let _ = error.value(py).setattr("sent", sent);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(sent)
+    #[pyo3(signature = (messages, timeout = None, *, priority = 0))]
+    fn put_many(
+        &self,
+        py: Python<'_>,
+        messages: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+        priority: i64,
+    ) -> PyResult<usize> {
+        batch::put_many(self, py, messages, Timeout::new(timeout)?, self.level(priority)?)
     }
 
     /// Takes up to `limit` messages, at least one; far cheaper than one by one.
     ///
-    /// Waits for the first as `get` does, then takes what is there.
+    /// Waits for the first as `get` does, then takes what is there. What cannot be decoded goes to `q.dead`;
+    /// `InvalidMessage` is raised only where nothing else was there.
     #[pyo3(signature = (limit, timeout = None))]
     fn get_many<'py>(
-        &self,
-        py: Python<'py>,
+        slf: &Bound<'py, Self>,
         limit: i64,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyList>> {
         let Some(limit) = usize::try_from(limit).ok().filter(|limit| *limit > 0) else {
             return Err(PyValueError::new_err(format!("limit is {limit}: it takes 1 or more messages")));
         };
-        let timeout = Timeout::new(timeout)?;
-        let mut taken: Vec<Bound<'py, PyBytes>> = Vec::with_capacity(limit.min(BATCH_MESSAGES));
-        let mut lengths = Vec::with_capacity(limit.min(BATCH_MESSAGES));
-        while taken.len() < limit {
-            let got = taken.len();
-            match self.take_batch(py, limit - got, &mut lengths, &mut taken, timeout) {
-                Ok(true) => {}
-                Ok(false) => break,
-                // What was taken before is handed over; an error that stays comes again with the next call.
-                Err(_) if got > 0 => break,
-                Err(error) => return Err(error),
-            }
-        }
-        PyList::new(py, taken)
+        batch::get_many(slf, limit, Timeout::new(timeout)?)
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {
         slf
     }
 
-    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        match self.get(py, None) {
+    fn __next__<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match PyQueue::get(slf, None) {
             Ok(message) => Ok(Some(message)),
-            Err(error) if crate::errors::is(py, &error, "ShutDown") => Ok(None),
+            Err(error) if crate::errors::is(slf.py(), &error, "ShutDown") => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -410,18 +398,129 @@ impl PyQueue {
 
     /// Messages inside; another moment may differ.
     fn qsize(&self, py: Python<'_>) -> PyResult<u64> {
-        Ok(self.handle.numbers().or_raise(py)?.depth)
+        self.handle.depth().or_raise(py)
     }
 
     /// True where no message is inside; another moment may differ.
     fn empty(&self, py: Python<'_>) -> PyResult<bool> {
         self.handle.session().me().or_raise(py)?;
-        Ok(self.handle.queue().is_empty())
+        Ok(!self.handle.queue().has_message())
     }
 
-    /// depth, put, got, `bytes_in_use`, capacity, largest, attached, producers and consumers waiting.
-    #[expect(clippy::type_complexity, reason = "a named tuple on the Python side")]
-    fn _stats(&self, py: Python<'_>) -> PyResult<(u64, u64, u64, u64, u64, u64, usize, bool, bool)> {
+    /// Levels of priority.
+    #[getter]
+    fn priorities(&self) -> usize {
+        self.handle.queue().geometry().levels
+    }
+
+    /// How often a message is handed out at most before it goes to `q.dead`.
+    #[getter]
+    fn max_deliveries(&self) -> u32 {
+        self.handle.max_deliveries()
+    }
+
+    /// How much of the capacity is taken, 0.0 to 1.0: of the small messages' part or of the large ones', whichever
+    /// is fuller.
+    #[getter]
+    fn fill(&self, py: Python<'_>) -> PyResult<f64> {
+        self.handle.session().me().or_raise(py)?;
+        Ok(self.handle.queue().fill())
+    }
+
+    /// Waits until `get` would not have to wait; True then (also where it would raise, because the queue has
+    /// ended), False where that was not so within `timeout` seconds (None waits, 0 looks). Takes nothing.
+    #[pyo3(signature = (timeout = None))]
+    fn wait_readable(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let deadline = Timeout::new(timeout)?.deadline();
+        let queue = self.handle.queue();
+        let _stay = self.handle.session().stay().or_raise(py)?;
+        let mut attempt = Attempt::default();
+        let ready = loop {
+            let me = self.handle.consumer().or_raise(py)?;
+            if queue.has_message() || look_briefly(|| queue.has_message()) || self.handle.check_end().is_err()
+            {
+                break true;
+            }
+            let waited =
+                py.detach(|| self.handle.wait(me, &mut attempt, On::Messages, deadline)).or_raise(py)?;
+            py.check_signals()?;
+            if waited == Waited::TimedOut {
+                break queue.has_message();
+            }
+        };
+        // It took nothing: the wake-up is for others.
+        queue.leave(&attempt);
+        Ok(ready)
+    }
+
+    /// Waits until less than the part `below` of the capacity is taken, as `fill` says; True then, False where that
+    /// was not so within `timeout` seconds (None waits, 0 looks). True at once after `shutdown()`.
+    ///
+    /// For a producer that slows down before the queue is full: put until `fill` is over the high-water mark,
+    /// then wait here for the low one.
+    #[pyo3(signature = (timeout = None, *, below = 1.0))]
+    fn wait_writable(&self, py: Python<'_>, timeout: Option<f64>, below: f64) -> PyResult<bool> {
+        if !(below > 0.0 && below <= 1.0) {
+            return Err(PyValueError::new_err(format!("below is {below}: it takes more than 0.0 up to 1.0")));
+        }
+        let deadline = Timeout::new(timeout)?.deadline();
+        let queue = self.handle.queue();
+        let _stay = self.handle.session().stay().or_raise(py)?;
+        let reached = || queue.fill() < below || queue.is_shut();
+        loop {
+            let me = self.handle.session().me().or_raise(py)?;
+            if reached() {
+                return Ok(true);
+            }
+            let left = deadline.map_or(LOOK, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return Ok(false);
+            }
+            py.detach(|| {
+                queue.wait_progress(left.min(LOOK), reached)?;
+                queue.reclaim(me, &Attempt::default())
+            })
+            .or_raise(py)?;
+            py.check_signals()?;
+        }
+    }
+
+    /// The oldest message that nobody could use: (data, reason, sender, deliveries, number, priority, size).
+    fn _letter<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Row<'py>>> {
+        let (py, this) = (slf.py(), slf.get());
+        let queue = this.handle.queue();
+        let mut buffer = [MaybeUninit::<u8>::uninit(); INLINE_MAX];
+        let letter = drive(py, &this.handle, End::Consumer, Timeout::Try, |me, attempt| {
+            queue.try_take_letter(me, attempt, &mut buffer)
+        })?
+        .map_err(|on| this.empty_error(py, on))?;
+        let Some(letter) = letter else { return Ok(None) };
+        let data = match letter.place {
+            Place::Inline => small(py, &buffer, letter.length),
+            Place::Block(run) => this.receive(py, run, letter.length)?,
+        };
+        Ok(Some(this.row(letter, data)))
+    }
+
+    /// What `_letter` would give, all of it, without data.
+    fn _letters<'py>(&self, py: Python<'py>) -> PyResult<Vec<Row<'py>>> {
+        let queue = self.handle.queue();
+        let letters = drive(py, &self.handle, End::Consumer, Timeout::Try, |me, attempt| {
+            queue.try_peek_letters(me, attempt)
+        })?
+        .map_err(|on| self.empty_error(py, on))?;
+        Ok(letters.into_iter().map(|letter| self.row(letter, PyBytes::new(py, b""))).collect())
+    }
+
+    /// Hands all messages of `q.dead` out again; says how many.
+    fn _requeue(&self, py: Python<'_>) -> PyResult<usize> {
+        let queue = self.handle.queue();
+        drive(py, &self.handle, End::Consumer, Timeout::Try, |me, attempt| queue.try_requeue(me, attempt))?
+            .map_err(|on| self.empty_error(py, on))
+    }
+
+    /// The numbers of `isthmus.QueueStats`, in its order.
+    fn _stats(&self, py: Python<'_>) -> PyResult<Stats> {
         let numbers = self.handle.numbers().or_raise(py)?;
         let session = self.handle.session();
         let mut attached: Vec<Owner> =
@@ -429,123 +528,42 @@ impl PyQueue {
         attached.sort_unstable_by_key(|owner| owner.word());
         attached.dedup();
         attached.retain(|owner| !session.registry().is_dead(*owner));
+        let (put_rate, get_rate) = {
+            let mut sample = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            let seconds = (now - sample.at).as_secs_f64().max(1e-9);
+            let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+            let rates = (rate(numbers.put, sample.put), rate(numbers.got, sample.got));
+            *sample = Sample { at: now, put: numbers.put, got: numbers.got };
+            rates
+        };
+        let (producers, consumers) = session.object().waiting();
         Ok((
             numbers.depth,
             numbers.put,
             numbers.got,
+            put_rate,
+            get_rate,
             numbers.bytes_in_use,
             self.capacity(),
             numbers.largest,
             attached.len(),
-            numbers.producers_waiting,
-            numbers.consumers_waiting,
+            producers,
+            consumers,
+            (numbers.leased, numbers.dead),
         ))
     }
 }
 
+/// See `isthmus.QueueStats`; the last two are a pair, because tuples end at twelve.
+type Stats = (u64, u64, u64, f64, f64, u64, u64, u64, usize, u64, u64, (u64, u64));
+/// See `isthmus.DeadLetter`.
+type Row<'py> = (Bound<'py, PyBytes>, String, Option<u32>, u32, u64, u8, usize);
+
 impl PyQueue {
-    /// Appends the messages of one critical section to `taken`, at most `limit`; false where there is none
-    /// (with some taken before; otherwise it waits for one).
-    fn take_batch<'py>(
-        &self,
-        py: Python<'py>,
-        limit: usize,
-        lengths: &mut Vec<usize>,
-        taken: &mut Vec<Bound<'py, PyBytes>>,
-        timeout: Timeout,
-    ) -> PyResult<bool> {
-        let (queue, got) = (self.handle.queue(), taken.len());
-        let me = self.handle.consumer().or_raise(py)?;
-        lengths.clear();
-        queue.peek_lengths(limit.min(BATCH_MESSAGES), BATCH_BYTES, lengths);
-        // The objects are made first, so that messages are copied once, straight into them.
-        let blanks = lengths.iter().map(|length| blank(py, *length)).collect::<PyResult<Vec<_>>>()?;
-        let buffer = |(object, length): (&Bound<'py, PyBytes>, &usize)| {
-            // SAFETY: nobody else knows the new object yet, which is `length` bytes long.
-            unsafe {
-                let start = ffi::PyBytes_AsString(object.as_ptr()).cast::<MaybeUninit<u8>>();
-                std::slice::from_raw_parts_mut(start, *length)
-            }
-        };
-        let mut buffers: Vec<_> = blanks.iter().zip(&*lengths).map(buffer).collect();
-        let step = queue.try_get_batch(me, &Attempt::default(), &mut buffers);
-        let (count, large) = match step.or_raise(py)? {
-            Step::Done(done) => done,
-            Step::Wait(_) if got > 0 => return Ok(false),
-            Step::Wait(on) => drive_from(py, &self.handle, End::Consumer, timeout, on, |me, attempt| {
-                queue.try_get_batch(me, attempt, &mut buffers)
-            })?
-            .map_err(|on| self.empty_error(py, on))?,
-        };
-        // What another consumer was faster with goes back unused.
-        taken.extend(blanks.into_iter().take(count));
-        if let Some(Taken::Block(run, length)) = large {
-            taken.push(self.receive(py, self.handle.consumer().or_raise(py)?, run, length)?);
-            return Ok(true);
-        }
-        Ok(count > 0 || got == 0)
+    fn row<'py>(&self, letter: Letter, data: Bound<'py, PyBytes>) -> Row<'py> {
+        let Letter { length, origin, deliveries, reason, .. } = letter;
+        let sender = self.handle.sender(origin.sender);
+        (data, reason, sender, deliveries, origin.number, origin.level, length)
     }
-
-    /// Puts the small `bytes` at the front of a list as long as nothing is in the way; says how many. What
-    /// is in the way (no room, another type, an error) is found again by the caller, who handles it.
-    fn put_list(&self, list: &Bound<'_, PyList>) -> usize {
-        let queue = self.handle.queue();
-        let inline_max = queue.geometry().inline_max();
-        let mut sent = 0;
-        loop {
-            let mut batch: Vec<&[u8]> = Vec::with_capacity(BATCH_MESSAGES.min(list.len() - sent));
-            let mut room = BATCH_BYTES;
-            for at in sent..list.len().min(sent + BATCH_MESSAGES) {
-                // SAFETY: the index is inside the list, and no Python code runs (nor does the GIL change
-                // hands) before the batch is copied: the list keeps its items alive until then.
-                unsafe {
-                    let item = ffi::PyList_GetItem(list.as_ptr(), at as isize);
-                    if ffi::PyBytes_CheckExact(item) == 0 {
-                        break;
-                    }
-                    let length = ffi::PyBytes_Size(item) as usize;
-                    if length > inline_max || length > room {
-                        break;
-                    }
-                    room -= length;
-                    batch.push(std::slice::from_raw_parts(ffi::PyBytes_AsString(item).cast::<u8>(), length));
-                }
-            }
-            let step = match self.handle.producer() {
-                Ok(me) if !batch.is_empty() => queue.try_put_batch(me, &Attempt::default(), &batch),
-                _ => return sent,
-            };
-            match step {
-                Ok(Step::Done(count)) => sent += count,
-                _ => return sent,
-            }
-        }
-    }
-
-    fn put_batch(&self, py: Python<'_>, messages: &[&[u8]], timeout: Timeout) -> PyResult<usize> {
-        let queue = self.handle.queue();
-        drive(py, &self.handle, End::Producer, timeout, |me, attempt| {
-            queue.try_put_batch(me, attempt, messages)
-        })?
-        .map_err(|on| self.full_error(py, on, messages[0].len(), 0))
-    }
-}
-
-/// A `bytes` object to be filled before anybody sees it.
-fn blank(py: Python<'_>, length: usize) -> PyResult<Bound<'_, PyBytes>> {
-    // SAFETY: NULL asks for uninitialised bytes; the result is checked.
-    unsafe {
-        let object = ffi::PyBytes_FromStringAndSize(std::ptr::null(), length as isize);
-        Ok(Bound::from_owned_ptr_or_err(py, object)?.cast_into_unchecked())
-    }
-}
-
-/// How many of these go into one critical section; 0 where the first is a large one.
-fn batch_of(messages: &[&[u8]], inline_max: usize) -> usize {
-    let mut bytes = 0;
-    let fits = |message: &&&[u8]| {
-        bytes += message.len();
-        message.len() <= inline_max && bytes <= BATCH_BYTES
-    };
-    messages.iter().take(BATCH_MESSAGES).take_while(fits).count()
 }

@@ -75,6 +75,31 @@ impl Object {
         cells.filter(|(_, owner, _)| !owner.is_none()).collect()
     }
 
+    /// Counts a thread of this process that begins (1) or ends (-1) to wait, on the side of producers or
+    /// of consumers. By the owner of the cell.
+    pub fn count_waiting(&self, index: usize, consuming: bool, begins: bool) {
+        if index >= CELLS {
+            return;
+        }
+        let place = self.map().word(cell(index, 2));
+        let shift = if consuming { 32 } else { 0 };
+        let change = |word: u64| {
+            let count = (word >> shift) as u32;
+            let count = if begins { count.saturating_add(1) } else { count.saturating_sub(1) };
+            Some((word & !(0xffff_ffff << shift)) | u64::from(count) << shift)
+        };
+        let _ = place.fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
+    }
+
+    /// How many threads of living processes wait as producers and as consumers.
+    pub fn waiting(&self) -> (u64, u64) {
+        let counts = self.attachments().into_iter().filter_map(|(index, owner, _)| {
+            let word = self.map().word(cell(index, 2)).load(Ordering::Acquire);
+            (word != 0 && !self.registry().is_dead(owner)).then_some((word & 0xffff_ffff, word >> 32))
+        });
+        counts.fold((0, 0), |(producers, consumers), (p, c)| (producers + p, consumers + c))
+    }
+
     fn clear(&self, index: usize) {
         for word in 1..4 {
             self.map().word(cell(index, word)).store(0, Ordering::Release);

@@ -21,8 +21,8 @@
 //! | owner: writer → reader | holder of the consumer lock, before it takes the descriptor off the ring | one store |
 //! | free | the owner, without a lock | one store |
 //!
-//! Who owns a run is all the state there is. A run whose descriptor stands in the ring belongs to the
-//! queue, whatever owner its word names.
+//! Who owns a run is all the state there is. A run that a descriptor in a ring or the record of a lease names
+//! belongs to the queue, whatever owner its word names.
 //!
 //! # Killed in between
 //! | killed | what is left | who repairs |
@@ -33,6 +33,7 @@
 //! | writing, after | run owned by the dead, in the ring | nobody needs to: a reader takes it |
 //! | reading, before the head moved on | run owned by the dead, in the ring | the same |
 //! | reading, after | run owned by the dead, not in the ring | [`Blocks::free_dead`] |
+//! | leasing, giving back | run owned by the dead, named by a record | see `leases.rs` |
 //!
 //! `free_dead` runs when a producer finds no room, with both locks held, so that no
 //! descriptor moves while it looks.
@@ -221,6 +222,14 @@ impl Blocks {
         ))
     }
 
+    /// Gives back what `me` does not need of a run. Producer lock held.
+    pub(super) fn shorten<M: Memory>(&self, memory: &M, me: Owner, run: Run, need: usize) {
+        if need < run.length {
+            memory.store(self.at(run.first + need), word(run.length - need, Owner::NONE));
+            memory.store(self.at(run.first), word(need, me));
+        }
+    }
+
     /// After a producer died: only first units may have a word. Producer lock held.
     pub(super) fn clear_interiors<M: Memory>(&self, memory: &M) -> Result<()> {
         let mut unit = 0;
@@ -250,17 +259,17 @@ impl Blocks {
         Ok(())
     }
 
-    /// Frees the runs of the dead that no descriptor in the ring names; says how many.
-    /// Both locks held; `in_ring` is sorted.
+    /// Frees the runs of the dead that no descriptor in a ring and no lease names; says how many.
+    /// Both locks held; `named` is sorted.
     pub(super) fn free_dead<M: Memory>(
         &self,
         memory: &M,
-        in_ring: &[u64],
+        named: &[u64],
         mut is_dead: impl FnMut(Owner) -> bool,
     ) -> Result<usize> {
         let mut lost = Vec::new();
         self.owned(memory, |run, owner| {
-            if in_ring.binary_search(&(run.first as u64)).is_err() && is_dead(owner) {
+            if named.binary_search(&(run.first as u64)).is_err() && is_dead(owner) {
                 lost.push((run, owner));
             }
         })?;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use super::layout::Geometry;
-use super::{Attempt, Numbers, On, Queue, Step};
+use super::{Attempt, Leased, Numbers, On, Queue, Sender, Step};
 use crate::error::{Error, Result};
 use crate::memory::mapping::Mapping;
 use crate::namespace::Namespace;
@@ -17,7 +17,7 @@ use crate::sys::map::Map;
 use crate::wait::{Spin, Waited};
 
 /// Layout version.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Role of an attachment: has put a message.
 pub const PRODUCER: u64 = 1;
 /// Role of an attachment: has asked for a message.
@@ -25,13 +25,66 @@ pub const CONSUMER: u64 = 2;
 
 const CAPACITY: usize = 0;
 const OPTIONS: usize = 1;
+const FINGERPRINT: usize = 2;
+/// Levels of priority, and in the upper half how often a message is handed out.
+const LEVELS: usize = 3;
+const TYPE_NAME: std::ops::Range<usize> = 4..11;
 const ENDS_WITH_PRODUCERS: u64 = 1;
 
+/// How often a message is handed out at most, where nothing else is asked for.
+pub const DEFAULT_DELIVERIES: u32 = 20;
+
+/// What the messages of a queue are: for the core only something to compare and to show.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MessageType {
+    /// Equal for types whose messages can be exchanged; 0 for plain bytes.
+    pub fingerprint: u64,
+    /// For people, at most [`TYPE_NAME_MAX`] bytes.
+    pub name: String,
+}
+
+/// Most bytes of a type's name; what is longer is cut.
+pub const TYPE_NAME_MAX: usize = TYPE_NAME.end.saturating_sub(TYPE_NAME.start) * 8;
+
+impl MessageType {
+    fn write(&self, attributes: &mut [u64; 16]) {
+        attributes[FINGERPRINT] = self.fingerprint;
+        let mut bytes = [0; TYPE_NAME_MAX];
+        let mut end = self.name.len().min(TYPE_NAME_MAX);
+        while !self.name.is_char_boundary(end) {
+            end -= 1;
+        }
+        bytes[..end].copy_from_slice(&self.name.as_bytes()[..end]);
+        for (word, part) in attributes[TYPE_NAME].iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = u64::from_le_bytes(part.try_into().unwrap_or_default());
+        }
+    }
+
+    fn read(attributes: &[u64; 16]) -> MessageType {
+        let bytes: Vec<u8> = attributes[TYPE_NAME].iter().flat_map(|word| word.to_le_bytes()).collect();
+        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+        let name = String::from_utf8_lossy(&bytes[..end]);
+        MessageType {
+            fingerprint: attributes[FINGERPRINT],
+            name: name.chars().map(|c| if c.is_control() { '?' } else { c }).collect(),
+        }
+    }
+}
+
 /// What a new queue is to be like; an existing one is accepted in everything that is `None`.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Attributes {
     /// Bytes for messages.
     pub capacity: Option<u64>,
+    /// Levels of priority.
+    pub priorities: Option<usize>,
+    /// How often a message is handed out before it is given up.
+    pub max_deliveries: Option<u32>,
+    /// What the messages are.
+    pub message_type: Option<MessageType>,
+    /// What they are in a new queue of a private namespace where `message_type` does not say; elsewhere they are
+    /// bytes.
+    pub default_type: MessageType,
     /// Whether the queue ends when its last producer is gone.
     pub ends_with_producers: Option<bool>,
     /// Whether the queue outlives its last user.
@@ -49,9 +102,15 @@ pub struct QueueHandle {
 }
 
 impl Attributes {
-    fn spec(&self) -> Result<(Spec, Geometry)> {
-        let geometry = Geometry::new(self.capacity.unwrap_or(super::DEFAULT_CAPACITY))?;
+    fn spec(&self, namespace: &Namespace) -> Result<(Spec, Geometry)> {
+        let capacity = self.capacity.unwrap_or(super::DEFAULT_CAPACITY);
+        let geometry = Geometry::new(capacity, self.priorities.unwrap_or(1))?;
         let mut attributes = [0; 16];
+        attributes[LEVELS] =
+            geometry.levels as u64 | u64::from(self.max_deliveries.unwrap_or(DEFAULT_DELIVERIES)) << 32;
+        let plain = MessageType { fingerprint: 0, name: "bytes".to_owned() };
+        let default = if namespace.is_private() { &self.default_type } else { &plain };
+        self.message_type.as_ref().unwrap_or(default).write(&mut attributes);
         attributes[CAPACITY] = geometry.capacity;
         attributes[OPTIONS] = u64::from(self.ends_with_producers.unwrap_or(false)) * ENDS_WITH_PRODUCERS;
         let spec = Spec {
@@ -66,30 +125,53 @@ impl Attributes {
 
     /// Refuses an existing queue that differs in what was asked for.
     fn check(&self, found: &[u64; 16]) -> Result<()> {
-        let geometry = Geometry::new(found[CAPACITY])?;
-        if geometry.capacity != found[CAPACITY] {
-            return Err(Error::Corrupt(format!(
-                "the queue's header gives a capacity of {}",
-                found[CAPACITY]
-            )));
-        }
+        let geometry = geometry(found)?;
+        let differs = |what: &str, found: &dyn std::fmt::Display, asked: &dyn std::fmt::Display| {
+            Err(Error::Incompatible(format!(
+                "the queue exists with {what}={found} and {what}={asked} was asked for"
+            )))
+        };
         if let Some(asked) = self.capacity {
-            let asked = Geometry::new(asked)?.capacity;
+            let asked = Geometry::new(asked, geometry.levels)?.capacity;
             if asked != geometry.capacity {
-                return Err(Error::Incompatible(format!(
-                    "the queue exists with capacity={} and capacity={asked} was asked for",
-                    geometry.capacity
-                )));
+                return differs("capacity", &geometry.capacity, &asked);
             }
         }
+        if let Some(asked) = self.priorities.filter(|asked| *asked != geometry.levels) {
+            return differs("priorities", &geometry.levels, &asked);
+        }
+        if let Some(asked) = self.max_deliveries.filter(|asked| *asked != max_deliveries(found)) {
+            return differs("max_deliveries", &max_deliveries(found), &asked);
+        }
         let ends = found[OPTIONS] & ENDS_WITH_PRODUCERS != 0;
-        match self.ends_with_producers {
-            Some(asked) if asked != ends => Err(Error::Incompatible(format!(
-                "the queue exists with ends_with_producers={ends} and {asked} was asked for"
+        if let Some(asked) = self.ends_with_producers.filter(|asked| *asked != ends) {
+            return differs("ends_with_producers", &ends, &asked);
+        }
+        let kind = MessageType::read(found);
+        match &self.message_type {
+            Some(asked) if asked.fingerprint != kind.fingerprint => Err(Error::Incompatible(format!(
+                "the queue exists with messages of type {} (fingerprint {:016x}) and type={} ({:016x}) was asked for",
+                kind.name, kind.fingerprint, asked.name, asked.fingerprint
             ))),
             _ => Ok(()),
         }
     }
+}
+
+/// How the memory of a queue with these attributes is divided.
+fn geometry(found: &[u64; 16]) -> Result<Geometry> {
+    let levels = found[LEVELS] as u32 as usize;
+    match Geometry::new(found[CAPACITY], levels) {
+        Ok(geometry) if geometry.capacity == found[CAPACITY] => Ok(geometry),
+        _ => Err(Error::Corrupt(format!(
+            "the queue's header gives a capacity of {} and {levels} levels of priority",
+            found[CAPACITY]
+        ))),
+    }
+}
+
+fn max_deliveries(found: &[u64; 16]) -> u32 {
+    (found[LEVELS] >> 32) as u32
 }
 
 impl QueueHandle {
@@ -100,7 +182,7 @@ impl QueueHandle {
         mode: Mode,
         asked: &Attributes,
     ) -> Result<QueueHandle> {
-        let (spec, geometry) = asked.spec()?;
+        let (spec, geometry) = asked.spec(namespace)?;
         let object =
             Object::open(namespace, name, mode, &spec, &format(geometry), &|found| asked.check(found))?;
         if let Some(persistent) = asked.persistent.filter(|p| *p != object.persistent()) {
@@ -114,7 +196,7 @@ impl QueueHandle {
 
     /// Makes a queue without a name.
     pub fn anonymous(namespace: &Arc<Namespace>, asked: &Attributes) -> Result<QueueHandle> {
-        let (spec, geometry) = asked.spec()?;
+        let (spec, geometry) = asked.spec(namespace)?;
         QueueHandle::new(Object::anonymous(namespace, &spec, &format(geometry))?)
     }
 
@@ -126,7 +208,7 @@ impl QueueHandle {
 
     fn new(object: Object) -> Result<QueueHandle> {
         let attributes = object.attributes();
-        let geometry = Geometry::new(attributes[CAPACITY])?;
+        let geometry = geometry(&attributes)?;
         if object.map().len() != BODY + geometry.body_size() {
             return Err(Error::Corrupt(format!(
                 "a queue of capacity {} takes {} bytes, this file has {}",
@@ -136,7 +218,8 @@ impl QueueHandle {
             )));
         }
         let session = Session::new(object)?;
-        let queue = Queue::new(session.memory(), Arc::clone(session.registry()), BODY, geometry);
+        let deliveries = max_deliveries(&attributes);
+        let queue = Queue::new(session.memory(), Arc::clone(session.registry()), BODY, geometry, deliveries);
         Ok(QueueHandle {
             queue,
             session,
@@ -220,8 +303,9 @@ impl QueueHandle {
                 lost = Some(owner);
             }
         }
-        // Nobody is left; what the last one put before it went is still to be taken.
-        if !self.queue.is_empty() {
+        // Nobody is left; what the last one put before it went is still to be taken, and what consumers have on
+        // lease may come back.
+        if self.queue.has_message() || self.queue.has_leases() {
             return Ok(());
         }
         Err(match lost {
@@ -238,20 +322,60 @@ impl QueueHandle {
         on: On,
         deadline: Option<Instant>,
     ) -> Result<Waited> {
-        let learned = match on {
-            On::Messages | On::ConsumerLock => &self.spin_get,
-            _ => &self.spin_put,
-        };
+        let consuming = matches!(on, On::Messages | On::ConsumerLock | On::Leases);
+        let learned = if consuming { &self.spin_get } else { &self.spin_put };
         let spin = Spin::with_budget(learned.load(Ordering::Relaxed));
-        let waited = self.queue.wait(me, attempt, on, deadline, &spin, self.ends_with_producers);
+        let start = Instant::now();
+        let waited = if spin.until(deadline, || self.queue.is_ready(on)) {
+            Ok(Waited::Ready)
+        } else {
+            let _waiting = self.session.waiting(consuming);
+            self.queue.wait(me, attempt, on, deadline, self.ends_with_producers)
+        };
+        spin.learn(start.elapsed());
         learned.store(spin.learned(), Ordering::Relaxed);
         waited
     }
 
-    /// Messages in the queue and other numbers.
+    /// Messages in the queue and other numbers, after what the dead have left behind was given back.
     pub fn numbers(&self) -> Result<Numbers> {
-        self.session.me()?;
+        let me = self.session.me()?;
+        let attempt = Attempt::default();
+        self.queue.reclaim(me, &attempt)?;
+        self.queue.redeliver(me, &attempt)?;
         Ok(self.queue.numbers())
+    }
+
+    /// Messages in the queue.
+    pub fn depth(&self) -> Result<u64> {
+        self.session.me()?;
+        Ok(self.queue.depth())
+    }
+
+    /// What the messages are.
+    pub fn message_type(&self) -> MessageType {
+        MessageType::read(&self.session.object().attributes())
+    }
+
+    /// How often a message is handed out before it is given up.
+    pub fn max_deliveries(&self) -> u32 {
+        max_deliveries(&self.session.object().attributes())
+    }
+
+    /// Process id of who put a message; `None` where it is not known any more.
+    pub fn sender(&self, sender: Sender) -> Option<u32> {
+        let registry = self.session.registry();
+        registry.resolve(sender.slot(), |generation| sender.matches(generation)).map(|info| info.pid)
+    }
+
+    /// A message is done; false where the lease was lost.
+    pub fn acknowledge(&self, lease: &Leased) -> bool {
+        let ended = self.queue.acknowledge(lease);
+        if self.ends_with_producers {
+            // It may have been the last thing that kept consumers waiting.
+            self.queue.wake_consumers();
+        }
+        ended
     }
 
     /// Stops accepting messages; false where a living process held the lock all the time.
@@ -292,7 +416,7 @@ fn format(geometry: Geometry) -> impl Fn(&Map) -> Result<()> {
 
 /// Depth and capacity of a named queue that is only looked at: nothing stays open, nobody is disturbed.
 pub fn peek(namespace: &Namespace, listing: &Listing) -> Option<(u64, u64)> {
-    let geometry = Geometry::new(listing.attributes[CAPACITY]).ok()?;
+    let geometry = geometry(&listing.attributes).ok()?;
     let size = BODY + geometry.body_size();
     let file = crate::sys::file::open_at(namespace.directory(), &listing.name, false).ok()??;
     if listing.version != VERSION || file.stat().ok()?.size != size as u64 {
@@ -301,6 +425,8 @@ pub fn peek(namespace: &Namespace, listing: &Listing) -> Option<(u64, u64)> {
     let map = Map::read_only(&file, size).ok()?;
     // SAFETY: the map outlives this function, and a look only loads words.
     let memory = unsafe { Mapping::new(map.ptr(), map.len()) };
-    let ring = super::Ring::new(BODY, geometry.ring_size, geometry.inline_max());
-    Some((ring.depth(&memory), geometry.capacity))
+    // Never asked whether anybody lives: looking at numbers takes no proof.
+    let deaths = Registry::for_namespace(namespace).ok()?;
+    let queue = Queue::new(memory, deaths, BODY, geometry, max_deliveries(&listing.attributes));
+    Some((queue.depth(), geometry.capacity))
 }

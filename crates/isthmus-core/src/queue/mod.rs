@@ -1,7 +1,7 @@
 //! The queue in shared memory: many producers, many consumers, each message to one consumer.
 //!
 //! This file holds the operations; where things stand is in `layout.rs`, small messages in `ring.rs`,
-//! large ones in `blocks.rs`, what users hold in `handle.rs`.
+//! large ones in `blocks.rs`, leases in `leases.rs` and `leasing.rs`, what users hold in `handle.rs`.
 //!
 //! Every operation here is a *try*: it does its work or says what to wait for ([`On`]). Waiting is
 //! [`Queue::wait`] (`waiting.rs`), so that blocking callers and event loops share everything else.
@@ -12,6 +12,8 @@ mod blocks;
 #[cfg(not(loom))]
 pub mod handle;
 mod layout;
+mod leases;
+mod leasing;
 #[cfg(all(test, loom))]
 mod models;
 mod ring;
@@ -24,10 +26,17 @@ use std::time::Duration;
 
 pub use blocks::Run;
 use layout::{
-    BLOCK_SPACE, CONSUMER_LOCK, FLAGS, HAD_PRODUCER, LARGEST, MESSAGES, PRODUCER_LOCK, RING_SPACE, SHUT,
+    BLOCK_SPACE, CONSUMER_LOCK, FLAGS, HAD_PRODUCER, LARGEST, MESSAGES, PRODUCER_LOCK, PROGRESS, RETURNED,
+    RING_SPACE, SHUT,
 };
-pub use layout::{DEFAULT_CAPACITY, Geometry, INLINE_MAX, MAX_CAPACITY, MIN_CAPACITY, UNIT};
-use ring::{BATCH_MAX, Kind, Ring};
+pub use layout::{
+    DEFAULT_CAPACITY, Geometry, INLINE_MAX, MAX_CAPACITY, MAX_LEVELS, MIN_CAPACITY, REASON_MAX, UNIT,
+};
+pub use leases::Origin;
+use leases::{Leases, State};
+pub use leasing::{Fate, Leased, Letter};
+pub use ring::Sender;
+use ring::{BATCH_MAX, Entry, Kind, Ring};
 
 use crate::error::{Error, Result};
 use crate::lock::{Lock, Slices};
@@ -43,12 +52,14 @@ pub enum On {
     ProducerLock,
     /// Another consumer is.
     ConsumerLock,
-    /// The ring has no room for this many bytes (header included).
-    RingSpace(usize),
+    /// The ring of this level has no room for this many bytes (header included).
+    RingSpace(u8, usize),
     /// No run of this many units is free.
     BlockSpace(usize),
     /// There is no message.
     Messages,
+    /// Every record of a lease is in use.
+    Leases,
 }
 
 /// Done, or what to wait for.
@@ -60,13 +71,24 @@ pub enum Step<T> {
     Wait(On),
 }
 
-/// A message that was taken off the queue.
+/// Where the bytes of a message are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
-    /// It was copied into the caller's buffer: this many bytes.
-    Inline(usize),
-    /// It stands in a run that the caller now owns and must free.
-    Block(Run, usize),
+pub enum Place {
+    /// Among the small ones: in the caller's buffer.
+    Inline,
+    /// In a run of units that the caller owns.
+    Block(Run),
+}
+
+/// A message that was taken off the queue. One in a run must be freed by the caller, who owns it now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Where its bytes are.
+    pub place: Place,
+    /// How many there are.
+    pub length: usize,
+    /// Where it comes from.
+    pub origin: Origin,
 }
 
 /// State of one caller's attempts at one operation, from the first try to its end.
@@ -80,7 +102,7 @@ pub struct Attempt {
 /// Numbers about a queue; exact when nobody is in the middle of an operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Numbers {
-    /// Messages in the queue.
+    /// Messages in the queue, without those that are leased.
     pub depth: u64,
     /// Messages ever put.
     pub put: u64,
@@ -90,12 +112,10 @@ pub struct Numbers {
     pub bytes_in_use: u64,
     /// Largest message so far.
     pub largest: u64,
-    /// Consumers may be asleep, waiting for a message.
-    pub consumers_waiting: bool,
-    /// Producers may be asleep, waiting for room.
-    pub producers_waiting: bool,
-    /// No message is accepted any more.
-    pub shut: bool,
+    /// Messages that consumers hold and have not acknowledged.
+    pub leased: u64,
+    /// Messages that nobody could use.
+    pub dead: u64,
 }
 
 /// A queue on some memory, among some peers.
@@ -104,13 +124,19 @@ pub struct Queue<M, P> {
     peers: P,
     geometry: Geometry,
     body: usize,
+    /// The ring of level 0, the only one of most queues.
     ring: Ring,
+    /// The rings of all levels.
+    rings: Box<[Ring]>,
     blocks: Blocks,
+    leases: Leases,
+    max_deliveries: u32,
     producers: Lock,
     consumers: Lock,
     messages: WaitPoint,
     ring_space: WaitPoint,
     block_space: WaitPoint,
+    progress: WaitPoint,
 }
 
 /// A lock held; given back on drop.
@@ -128,17 +154,21 @@ impl<M: Memory> Drop for Held<'_, M> {
 }
 
 impl<M: Memory, P: Peers> Queue<M, P> {
-    /// The queue whose body begins at `body` of `memory`.
-    pub fn new(memory: M, peers: P, body: usize, geometry: Geometry) -> Queue<M, P> {
+    /// The queue whose body begins at `body` of `memory`; a message is handed out `max_deliveries` times.
+    pub fn new(memory: M, peers: P, body: usize, geometry: Geometry, max_deliveries: u32) -> Queue<M, P> {
         assert!(body + geometry.body_size() <= memory.size(), "the body must lie inside the memory");
         Queue {
-            ring: Ring::new(body, geometry.ring_size, geometry.inline_max()),
+            ring: Ring::new(body, &geometry, 0),
+            rings: (0..geometry.levels).map(|level| Ring::new(body, &geometry, level)).collect(),
             blocks: Blocks::new(body, &geometry),
+            leases: Leases::new(body, &geometry),
+            max_deliveries,
             producers: Lock::new(body + PRODUCER_LOCK),
             consumers: Lock::new(body + CONSUMER_LOCK),
             messages: WaitPoint::new(body + MESSAGES),
             ring_space: WaitPoint::new(body + RING_SPACE),
             block_space: WaitPoint::new(body + BLOCK_SPACE),
+            progress: WaitPoint::new(body + PROGRESS),
             memory,
             peers,
             geometry,
@@ -205,18 +235,32 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         if self.flags() & SHUT != 0 { Err(Error::ShutDown) } else { Ok(()) }
     }
 
-    /// Puts a message of at most `inline_max` bytes.
+    /// The ring of a level; the caller has checked that there is one.
     #[inline]
-    pub fn try_put(&self, me: Owner, attempt: &Attempt, message: &[u8]) -> Result<Step<()>> {
-        self.try_put_entry(me, attempt, None, message, message.len())
+    fn ring_of(&self, level: u8) -> &Ring {
+        if level == 0 { &self.ring } else { &self.rings[usize::from(level)] }
     }
 
-    /// Puts the message in a run that the caller has claimed and filled; it is the queue's from now on.
-    pub fn try_put_run(&self, me: Owner, attempt: &Attempt, run: Run, length: usize) -> Result<Step<()>> {
+    /// Puts a message of at most `inline_max` bytes; says at which position of the level's ring.
+    #[inline]
+    pub fn try_put(&self, me: Owner, attempt: &Attempt, level: u8, message: &[u8]) -> Result<Step<u64>> {
+        self.try_put_entry(me, attempt, level, None, message, message.len())
+    }
+
+    /// Puts the message in a run that the caller has claimed and filled; it is the queue's from now on. What the
+    /// message does not need of the run is given back.
+    pub fn try_put_run(
+        &self,
+        me: Owner,
+        attempt: &Attempt,
+        level: u8,
+        run: Run,
+        length: usize,
+    ) -> Result<Step<u64>> {
         let mut descriptor = [0; 16];
         descriptor[..8].copy_from_slice(&(run.first as u64).to_le_bytes());
         descriptor[8..].copy_from_slice(&(length as u64).to_le_bytes());
-        self.try_put_entry(me, attempt, Some(run), &descriptor, length)
+        self.try_put_entry(me, attempt, level, Some(run), &descriptor, length)
     }
 
     #[inline]
@@ -224,10 +268,12 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         &self,
         me: Owner,
         attempt: &Attempt,
+        level: u8,
         run: Option<Run>,
         payload: &[u8],
         length: usize,
-    ) -> Result<Step<()>> {
+    ) -> Result<Step<u64>> {
+        let ring = self.ring_of(level);
         let Some(held) = self.enter(self.producers, me, attempt) else {
             return Ok(Step::Wait(On::ProducerLock));
         };
@@ -237,29 +283,40 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             // parent's: from here to the commit nobody can take it away.
             self.blocks.check_owner(&self.memory, me, run)?;
         }
-        if self.ring.fitting(&self.memory, std::iter::once(payload.len()))? == 0 {
-            return Ok(Step::Wait(On::RingSpace(ring::entry_size(payload.len()))));
+        if ring.fitting(&self.memory, std::iter::once(payload.len()))? == 0 {
+            return Ok(Step::Wait(On::RingSpace(level, ring::entry_size(payload.len()))));
+        }
+        if let Some(run) = run {
+            self.blocks.shorten(&self.memory, me, run, Blocks::units_for(length));
         }
         let kind = if run.is_some() { Kind::Block } else { Kind::Inline };
-        self.ring.put(&self.memory, kind, payload);
+        let position = ring.put(&self.memory, me, kind, payload);
         self.note_length(length);
         drop(held);
         self.after_put(attempt);
-        Ok(Step::Done(()))
+        Ok(Step::Done(position))
     }
 
     /// Puts as many of these messages as fit, all in one commit, each of at most `inline_max` bytes.
-    pub fn try_put_batch(&self, me: Owner, attempt: &Attempt, messages: &[&[u8]]) -> Result<Step<usize>> {
+    pub fn try_put_batch(
+        &self,
+        me: Owner,
+        attempt: &Attempt,
+        level: u8,
+        messages: &[&[u8]],
+    ) -> Result<Step<usize>> {
+        let ring = self.ring_of(level);
         let messages = &messages[..messages.len().min(BATCH_MAX)];
         let Some(held) = self.enter(self.producers, me, attempt) else {
             return Ok(Step::Wait(On::ProducerLock));
         };
         self.check_open()?;
-        let count = self.ring.fitting(&self.memory, messages.iter().map(|m| m.len()))?;
+        let count = ring.fitting(&self.memory, messages.iter().map(|m| m.len()))?;
         if count == 0 {
-            return Ok(Step::Wait(On::RingSpace(messages.first().map_or(0, |m| ring::entry_size(m.len())))));
+            let size = messages.first().map_or(0, |m| ring::entry_size(m.len()));
+            return Ok(Step::Wait(On::RingSpace(level, size)));
         }
-        self.ring.put_batch(&self.memory, &messages[..count]);
+        ring.put_batch(&self.memory, me, &messages[..count]);
         self.note_length(messages[..count].iter().map(|m| m.len()).max().unwrap_or(0));
         drop(held);
         self.after_put(attempt);
@@ -272,7 +329,17 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         self.messages.notify(&self.memory);
         if attempt.slept_on.is_some() {
             // The wake-up that brought us here may have made room for one more producer.
+            self.notify_room();
+        }
+    }
+
+    /// Wakes a producer that waits for room in a ring; all where they may wait for different rings.
+    #[inline]
+    fn notify_room(&self) {
+        if self.rings.len() == 1 {
             self.ring_space.notify(&self.memory);
+        } else {
+            self.ring_space.notify_all(&self.memory);
         }
     }
 
@@ -294,12 +361,45 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     /// whatever it has read from the run may be somebody else's.
     pub fn free(&self, me: Owner, run: Run) -> bool {
         let freed = self.blocks.free(&self.memory, me, run);
+        self.progress.notify_all(&self.memory);
         // All of them: they may need runs of different lengths.
         self.block_space.notify_all(&self.memory);
         freed
     }
 
-    /// Takes the next message; one from the ring is copied to the front of `buffer`, which must hold
+    /// True where a message waits, in a ring or given back. A hint: another consumer may take it first.
+    #[inline]
+    pub fn has_message(&self) -> bool {
+        self.ring.has_message(&self.memory)
+            || self.has_returned()
+            || (self.rings.len() > 1 && self.rings[1..].iter().any(|ring| ring.has_message(&self.memory)))
+    }
+
+    /// True where some message was given back and waits to be taken again.
+    #[inline]
+    pub fn has_returned(&self) -> bool {
+        self.memory.load(self.body + RETURNED) != 0
+    }
+
+    /// The ring whose message goes first.
+    #[inline]
+    fn front_ring(&self) -> &Ring {
+        if self.rings.len() == 1 {
+            return &self.ring;
+        }
+        let urgent = self.rings[1..].iter().rev();
+        urgent.into_iter().find(|ring| ring.has_message(&self.memory)).unwrap_or(&self.ring)
+    }
+
+    /// The message that goes first, and its number; consumer lock held.
+    #[inline]
+    fn front(&self) -> Result<Option<(&Ring, Entry, u64)>> {
+        let ring = self.front_ring();
+        let (head, seq) = (ring.head(&self.memory), ring.head_seq(&self.memory));
+        Ok(ring.next_entry(&self.memory, head, seq)?.map(|entry| (ring, entry, seq)))
+    }
+
+    /// Takes the next message; a small one is copied to the front of `buffer`, which must hold
     /// `inline_max` bytes.
     #[inline]
     pub fn try_get(
@@ -309,42 +409,64 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         buffer: &mut [MaybeUninit<u8>],
     ) -> Result<Step<Taken>> {
         // One who finds nothing leaves the lock and its cache line alone.
-        if !self.ring.has_message(&self.memory) {
+        if !self.has_message() {
             return Ok(Step::Wait(On::Messages));
         }
         let Some(held) = self.enter(self.consumers, me, attempt) else {
             return Ok(Step::Wait(On::ConsumerLock));
         };
-        let (head, seq) = (self.ring.head(&self.memory), self.ring.head_seq(&self.memory));
-        let Some(entry) = self.ring.next_entry(&self.memory, head, seq)? else {
-            return Ok(Step::Wait(On::Messages));
+        let front = self.front()?;
+        let taken = if self.has_returned()
+            && let Some(taken) = self.get_returned(me, front.map(|(ring, ..)| ring.level()), buffer)?
+        {
+            taken
+        } else {
+            let Some((ring, entry, seq)) = front else { return Ok(Step::Wait(On::Messages)) };
+            let (place, length) = self.take_entry(me, ring, &entry, buffer)?;
+            ring.advance_head(&self.memory, entry.next(), seq.wrapping_add(1));
+            Taken { place, length, origin: Self::origin(ring, &entry, seq) }
         };
-        let taken = match entry.kind {
-            Kind::Inline => {
-                self.ring.read_payload(&self.memory, &entry, &mut buffer[..entry.length]);
-                Taken::Inline(entry.length)
-            }
-            Kind::Block => self.adopt(me, &entry)?,
-        };
-        self.ring.advance_head(&self.memory, entry.next(), seq.wrapping_add(1));
         drop(held);
         self.after_take(attempt);
         Ok(Step::Done(taken))
     }
 
-    fn adopt(&self, me: Owner, entry: &ring::Entry) -> Result<Taken> {
-        let [first, length] = self.ring.descriptor(&self.memory, entry);
-        let run = self.blocks.adopt(&self.memory, me, first, length)?;
-        Ok(Taken::Block(run, length as usize))
+    /// Copies a small message to the front of `buffer`, or makes `me` the owner of a large one's run; it is
+    /// still in the ring. Says how long it is. Consumer lock held.
+    #[inline]
+    fn take_entry(
+        &self,
+        me: Owner,
+        ring: &Ring,
+        entry: &Entry,
+        buffer: &mut [MaybeUninit<u8>],
+    ) -> Result<(Place, usize)> {
+        match entry.kind {
+            Kind::Inline => {
+                ring.read_payload(&self.memory, entry, &mut buffer[..entry.length]);
+                Ok((Place::Inline, entry.length))
+            }
+            Kind::Block => {
+                let [first, length] = ring.descriptor(&self.memory, entry);
+                let run = self.blocks.adopt(&self.memory, me, first, length)?;
+                Ok((Place::Block(run), length as usize))
+            }
+        }
+    }
+
+    #[inline]
+    fn origin(ring: &Ring, entry: &Entry, number: u64) -> Origin {
+        Origin { level: ring.level(), number, position: entry.position, sender: entry.sender }
     }
 
     /// Lengths of the small messages at the head, at most `limit` and `bytes` in all: what
     /// [`Queue::try_get_batch`] will find unless another consumer is faster. Takes no lock.
     pub fn peek_lengths(&self, limit: usize, bytes: usize, lengths: &mut Vec<usize>) {
-        let mut position = self.ring.head(&self.memory);
+        let ring = self.front_ring();
+        let mut position = ring.head(&self.memory);
         let mut room = bytes;
         while lengths.len() < limit.min(BATCH_MAX) {
-            match self.ring.entry(&self.memory, position) {
+            match ring.entry(&self.memory, position) {
                 Ok(Some(entry)) if entry.kind == Kind::Inline && entry.length <= room => {
                     room -= entry.length;
                     lengths.push(entry.length);
@@ -356,43 +478,49 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         }
     }
 
-    /// Takes messages from the ring in one commit, each into a buffer of exactly its length, as long as
+    /// Takes messages from one ring in one commit, each into a buffer of exactly its length, as long as
     /// lengths agree; a large message only if it comes first. Says how many buffers were filled: none
-    /// where another consumer was faster, so that lengths must be peeked at again.
+    /// where another consumer was faster, so that lengths must be peeked at again, and where messages were
+    /// given back, which [`Queue::try_get`] takes.
     pub fn try_get_batch(
         &self,
         me: Owner,
         attempt: &Attempt,
         buffers: &mut [&mut [MaybeUninit<u8>]],
     ) -> Result<Step<(usize, Option<Taken>)>> {
-        if !self.ring.has_message(&self.memory) {
+        if !self.has_message() {
             return Ok(Step::Wait(On::Messages));
+        }
+        if self.has_returned() {
+            return Ok(Step::Done((0, None)));
         }
         let Some(held) = self.enter(self.consumers, me, attempt) else {
             return Ok(Step::Wait(On::ConsumerLock));
         };
-        let (first, number) = (self.ring.head(&self.memory), self.ring.head_seq(&self.memory));
+        let ring = self.front_ring();
+        let (first, number) = (ring.head(&self.memory), ring.head_seq(&self.memory));
         let (mut head, mut seq) = (first, number);
         let mut large = None;
         let mut count = 0;
-        while let Some(entry) = self.ring.next_entry(&self.memory, head, seq)? {
+        while let Some(entry) = ring.next_entry(&self.memory, head, seq)? {
             match buffers.get_mut(count) {
                 _ if entry.kind == Kind::Block => {
                     if head == first {
-                        large = Some(self.adopt(me, &entry)?);
+                        let (place, length) = self.take_entry(me, ring, &entry, &mut [])?;
+                        large = Some(Taken { place, length, origin: Self::origin(ring, &entry, seq) });
                         (head, seq) = (entry.next(), seq.wrapping_add(1));
                     }
                     break;
                 }
                 Some(buffer) if buffer.len() == entry.length => {
-                    self.ring.read_payload(&self.memory, &entry, buffer);
+                    ring.read_payload(&self.memory, &entry, buffer);
                     (head, seq, count) = (entry.next(), seq.wrapping_add(1), count + 1);
                 }
                 _ => break,
             }
         }
         if head != first {
-            self.ring.advance_head(&self.memory, head, seq);
+            ring.advance_head(&self.memory, head, seq);
         }
         drop(held);
         self.after_take(attempt);
@@ -401,8 +529,9 @@ impl<M: Memory, P: Peers> Queue<M, P> {
 
     #[inline]
     fn after_take(&self, attempt: &Attempt) {
-        self.ring_space.notify(&self.memory);
-        if attempt.slept_on.is_some() && self.ring.has_message(&self.memory) {
+        self.notify_room();
+        self.progress.notify_all(&self.memory);
+        if attempt.slept_on.is_some() && self.has_message() {
             // The wake-up that brought us here may have been meant for one more consumer.
             self.messages.notify(&self.memory);
         }
@@ -420,15 +549,16 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         Ok(Step::Done(()))
     }
 
-    /// True when shut down and empty: nothing will ever come.
-    pub fn is_drained(&self) -> bool {
-        // The flag first: once it is set, an empty ring stays empty.
-        self.flags() & SHUT != 0 && !self.ring.has_message(&self.memory)
+    /// True when no message is accepted any more.
+    pub fn is_shut(&self) -> bool {
+        self.flags() & SHUT != 0
     }
 
-    /// True when no message waits (another moment may differ).
-    pub fn is_empty(&self) -> bool {
-        !self.ring.has_message(&self.memory)
+    /// True when shut down, empty and no lease is out: nothing will ever come.
+    pub fn is_drained(&self) -> bool {
+        // The flag first: once it is set, an empty ring stays empty. Leases last: a message goes from the ring
+        // to a lease and back to nobody.
+        self.flags() & SHUT != 0 && !self.has_message() && !self.has_leases()
     }
 
     /// Remembers that there has been a producer.
@@ -443,7 +573,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
 
     /// Makes everyone who sleeps here look again: a handle was closed, a producer is gone.
     pub fn wake_all(&self) {
-        for point in [self.messages, self.ring_space, self.block_space] {
+        for point in [self.messages, self.ring_space, self.block_space, self.progress] {
             point.notify_all(&self.memory);
         }
     }
@@ -453,28 +583,39 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         [self.producers.owner(&self.memory), self.consumers.owner(&self.memory)]
     }
 
-    /// Messages in the queue.
+    /// Messages in the queue, without those that are leased.
     pub fn depth(&self) -> u64 {
-        self.ring.depth(&self.memory)
+        let inside: u64 = self.rings.iter().map(|ring| ring.depth(&self.memory)).sum();
+        inside + if self.has_returned() { self.count_leases(State::Returned) } else { 0 }
+    }
+
+    /// How much of the capacity is taken, 0 to 1: of the fullest ring, or of the blocks.
+    pub fn fill(&self) -> f64 {
+        let ring = self.rings.iter().map(|ring| ring.used(&self.memory)).max().unwrap_or(0);
+        let ring = ring as f64 / (self.geometry.ring_size - 8) as f64;
+        ring.max(self.units_in_use() as f64 / self.geometry.units.max(1) as f64)
+    }
+
+    fn units_in_use(&self) -> usize {
+        let mut units = 0;
+        // Without the lock: a split or merge under way ends the walk early, never wrongly.
+        let _ = self.blocks.owned(&self.memory, |run, _| units += run.length);
+        units
     }
 
     /// Numbers for people.
     pub fn numbers(&self) -> Numbers {
-        let put = self.ring.count_put(&self.memory);
-        let depth = self.depth();
-        let mut units = 0;
-        // Without the lock: a split or merge under way ends the walk early, never wrongly.
-        let _ = self.blocks.owned(&self.memory, |run, _| units += run.length);
+        let put: u64 = self.rings.iter().map(|ring| ring.count_put(&self.memory)).sum();
+        let waiting: u64 = self.rings.iter().map(|ring| ring.depth(&self.memory)).sum();
+        let used: u64 = self.rings.iter().map(|ring| ring.used(&self.memory)).sum();
         Numbers {
-            depth,
+            depth: waiting + self.count_leases(State::Returned),
             put,
-            got: put.saturating_sub(depth),
-            bytes_in_use: self.ring.used(&self.memory) + (units * UNIT) as u64,
+            got: put.saturating_sub(waiting),
+            bytes_in_use: used + (self.units_in_use() * UNIT) as u64,
             largest: self.memory.load(self.body + LARGEST),
-            consumers_waiting: self.messages.has_sleepers(&self.memory),
-            producers_waiting: self.ring_space.has_sleepers(&self.memory)
-                || self.block_space.has_sleepers(&self.memory),
-            shut: self.flags() & SHUT != 0,
+            leased: self.count_leases(State::Leased),
+            dead: self.count_leases(State::Dead),
         }
     }
 }

@@ -27,18 +27,18 @@ impl Peers for Immortal {
 
 /// A ring of 64 bytes and two units: enough for every path, small enough for loom.
 fn tiny() -> (Loom, Geometry) {
-    let geometry = Geometry { capacity: 0, ring_size: 64, units: 0 };
+    let geometry = Geometry { capacity: 0, levels: 1, ring_size: 64, leases: 1, units: 0 };
     (Loom::new(geometry.body_size()), geometry)
 }
 
 fn queue(memory: &Loom, geometry: Geometry) -> Queue<Loom, Immortal> {
-    Queue::new(memory.clone(), Immortal, 0, geometry)
+    Queue::new(memory.clone(), Immortal, 0, geometry, 3)
 }
 
 fn put(queue: &Queue<Loom, Immortal>, me: Owner, value: u64) {
     loop {
-        match queue.try_put(me, &Attempt::default(), &value.to_le_bytes()).unwrap() {
-            Step::Done(()) => return,
+        match queue.try_put(me, &Attempt::default(), 0, &value.to_le_bytes()).unwrap() {
+            Step::Done(_) => return,
             Step::Wait(_) => thread::yield_now(),
         }
     }
@@ -49,7 +49,7 @@ fn get(queue: &Queue<Loom, Immortal>, me: Owner) -> u64 {
     loop {
         match queue.try_get(me, &Attempt::default(), &mut buffer).unwrap() {
             // SAFETY: initialised above.
-            Step::Done(Taken::Inline(8)) => {
+            Step::Done(Taken { place: Place::Inline, length: 8, .. }) => {
                 return u64::from_le_bytes(std::array::from_fn(|i| unsafe { buffer[i].assume_init() }));
             }
             Step::Done(other) => panic!("an entry that nobody put: {other:?}"),

@@ -9,7 +9,8 @@
 //!  ----------+--------+---------+--------+-----------+--------+------------------
 //!   free     | header | payload | header | payload … |   0    | free, old bytes
 //!  ----------+--------+---------+--------+-----------+--------+------------------
-//!  header:  63 C | 62..56 kind | 55..32 low bits of the message's number | 31..0 payload length
+//!  header:  63 C | 62..56 kind | 55..32 low bits of the message's number
+//!           | 31..25 low bits of the sender's generation | 24..13 its slot | 12..0 payload length
 //! ```
 //! **The word at the tail is always zero.** Consumers therefore never read the tail: a header that
 //! is not zero is a message, and the line they look at is the line they are going to read.
@@ -37,16 +38,57 @@
 
 use std::mem::MaybeUninit;
 
-use super::layout::{HEAD, HEAD_SEEN, HEAD_SEQ, RING, TAIL, TAIL_SEQ};
+use super::layout::{Geometry, INLINE_MAX};
 use crate::error::{Error, Result};
 use crate::memory::Memory;
+use crate::owner::Owner;
+
+// Beside the tail, written under the producer lock; beside the head, under the consumer lock.
+const TAIL_SEQ: usize = 8;
+const HEAD_SEEN: usize = 16;
+const HEAD_SEQ: usize = 8;
 
 const COMMITTED: u64 = 1 << 63;
 const KIND_SHIFT: u32 = 56;
 const SEQ_SHIFT: u32 = 32;
 const SEQ_MASK: u64 = 0xff_ffff;
+const SENDER_SHIFT: u32 = 13;
+const LENGTH_MASK: u64 = (1 << SENDER_SHIFT) - 1;
+const _: () = assert!(INLINE_MAX as u64 <= LENGTH_MASK);
 /// Most messages in one commit; keeps the number's low bits unambiguous for [`Ring::roll_forward`].
 pub(super) const BATCH_MAX: usize = 1024;
+
+/// Who put a message, as far as its header has room: registry slot and the low bits of the generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sender(u32);
+
+impl Sender {
+    const BITS: u32 = 19;
+
+    #[inline]
+    fn of(me: Owner) -> Sender {
+        Sender(me.slot() | (me.generation() & 0x7f) << 12)
+    }
+
+    pub(super) fn from_bits(bits: u64) -> Sender {
+        Sender(bits as u32 & ((1 << Sender::BITS) - 1))
+    }
+
+    pub(super) fn bits(self) -> u64 {
+        u64::from(self.0)
+    }
+
+    /// Slot of the registry.
+    pub fn slot(self) -> u32 {
+        self.0 & 0xfff
+    }
+
+    /// Whether a process of this generation in the slot can be the sender; others of it, 128 lives apart,
+    /// look the same.
+    pub fn matches(self, generation: u32) -> bool {
+        self.0 >> 12 == generation & 0x7f
+    }
+}
 
 /// What an entry holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +105,7 @@ pub(super) struct Entry {
     pub(super) position: u64,
     pub(super) kind: Kind,
     pub(super) length: usize,
+    pub(super) sender: Sender,
     seq_low: u64,
 }
 
@@ -83,47 +126,64 @@ pub(super) const fn entry_size(length: usize) -> usize {
     footprint(length) as usize
 }
 
-/// The ring of one queue.
+/// The ring of one level of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ring {
-    base: usize,
+    producer: usize,
+    consumer: usize,
+    data: usize,
     size: usize,
     payload_max: usize,
+    level: u8,
 }
 
 impl Ring {
-    pub(super) const fn new(body: usize, size: usize, payload_max: usize) -> Ring {
-        Ring { base: body, size, payload_max }
+    pub(super) fn new(body: usize, geometry: &Geometry, level: usize) -> Ring {
+        let (producer, consumer, data) = geometry.level_at(level);
+        Ring {
+            producer: body + producer,
+            consumer: body + consumer,
+            data: body + data,
+            size: geometry.ring_size,
+            payload_max: geometry.inline_max(),
+            level: level as u8,
+        }
+    }
+
+    /// The level of priority, 0 the least urgent.
+    #[inline]
+    pub(super) fn level(&self) -> u8 {
+        self.level
     }
 
     #[inline]
     fn place(&self, position: u64) -> usize {
-        self.base + RING + (position as usize & (self.size - 1))
+        self.data + (position as usize & (self.size - 1))
     }
 
     #[inline]
     fn write<M: Memory>(&self, memory: &M, position: u64, bytes: &[u8]) {
         let place = self.place(position);
-        let room = self.base + RING + self.size - place;
+        let room = self.data + self.size - place;
         if bytes.len() <= room {
             memory.write(place, bytes);
         } else {
             let (first, second) = bytes.split_at(room);
             memory.write(place, first);
-            memory.write(self.base + RING, second);
+            memory.write(self.data, second);
         }
     }
 
     #[inline]
     fn read<M: Memory>(&self, memory: &M, position: u64, into: &mut [MaybeUninit<u8>]) {
         let place = self.place(position);
-        let room = self.base + RING + self.size - place;
+        let room = self.data + self.size - place;
         if into.len() <= room {
             memory.read(place, into);
         } else {
             let (first, second) = into.split_at_mut(room);
             memory.read(place, first);
-            memory.read(self.base + RING, second);
+            memory.read(self.data, second);
         }
     }
 
@@ -145,7 +205,7 @@ impl Ring {
     /// The head, as it stands now.
     #[inline]
     pub(super) fn head<M: Memory>(&self, memory: &M) -> u64 {
-        memory.load(self.base + HEAD)
+        memory.load(self.consumer)
     }
 
     /// True where a message waits at the head. A hint: another consumer may take it first.
@@ -164,7 +224,7 @@ impl Ring {
         if header == 0 {
             return Ok(None);
         }
-        let length = header as u32 as usize;
+        let length = (header & LENGTH_MASK) as usize;
         let kind = match (header >> KIND_SHIFT) & 0x7f {
             1 => Kind::Inline,
             2 if length == 16 => Kind::Block,
@@ -173,7 +233,8 @@ impl Ring {
         if header & COMMITTED == 0 || length > self.payload_max.max(16) {
             return Err(corrupt("an entry's header", header));
         }
-        Ok(Some(Entry { position, kind, length, seq_low: (header >> SEQ_SHIFT) & SEQ_MASK }))
+        let sender = Sender::from_bits(header >> SENDER_SHIFT);
+        Ok(Some(Entry { position, kind, length, sender, seq_low: (header >> SEQ_SHIFT) & SEQ_MASK }))
     }
 
     /// The entry a consumer takes next; its number must be the expected one. Consumer lock held.
@@ -190,14 +251,14 @@ impl Ring {
     /// The number of the message at the head. Consumer lock held.
     #[inline]
     pub(super) fn head_seq<M: Memory>(&self, memory: &M) -> u64 {
-        memory.load(self.base + HEAD_SEQ)
+        memory.load(self.consumer + HEAD_SEQ)
     }
 
     /// Takes `count` messages off: everything before `position`. Consumer lock held. **The commit.**
     #[inline]
     pub(super) fn advance_head<M: Memory>(&self, memory: &M, position: u64, seq: u64) {
-        memory.store(self.base + HEAD_SEQ, seq);
-        memory.store(self.base + HEAD, position);
+        memory.store(self.consumer + HEAD_SEQ, seq);
+        memory.store(self.consumer, position);
     }
 
     /// How many of these payload lengths fit now, in order. Producer lock held.
@@ -207,15 +268,15 @@ impl Ring {
         memory: &M,
         lengths: impl Iterator<Item = usize> + Clone,
     ) -> Result<usize> {
-        let tail = memory.load(self.base + TAIL);
-        let count = self.fitting_before(tail, memory.load(self.base + HEAD_SEEN), lengths.clone())?;
+        let tail = memory.load(self.producer);
+        let count = self.fitting_before(tail, memory.load(self.producer + HEAD_SEEN), lengths.clone())?;
         if count == lengths.clone().count() {
             return Ok(count);
         }
         // Only now read the consumers' line: as long as the head seen last leaves room, the
         // producer does not touch it.
         let head = self.head(memory);
-        memory.store(self.base + HEAD_SEEN, head);
+        memory.store(self.producer + HEAD_SEEN, head);
         self.fitting_before(tail, head, lengths)
     }
 
@@ -239,44 +300,45 @@ impl Ring {
         Ok(count)
     }
 
-    /// Puts one message that is known to fit. Producer lock held.
+    /// Puts one message that is known to fit and says at which position. Producer lock held.
     #[inline]
-    pub(super) fn put<M: Memory>(&self, memory: &M, kind: Kind, payload: &[u8]) {
-        let tail = memory.load(self.base + TAIL);
-        let seq = memory.load(self.base + TAIL_SEQ);
+    pub(super) fn put<M: Memory>(&self, memory: &M, me: Owner, kind: Kind, payload: &[u8]) -> u64 {
+        let tail = memory.load(self.producer);
+        let seq = memory.load(self.producer + TAIL_SEQ);
         self.write(memory, tail.wrapping_add(8), payload);
         let next = tail.wrapping_add(footprint(payload.len()));
         memory.store(self.place(next), 0);
         // SYNC(entry): payload and the zero behind it are visible to whoever sees this header.
-        memory.store(self.place(tail), header(kind, seq, payload.len()));
-        memory.store(self.base + TAIL_SEQ, seq.wrapping_add(1));
-        memory.store(self.base + TAIL, next);
+        memory.store(self.place(tail), header(kind, seq, me, payload.len()));
+        memory.store(self.producer + TAIL_SEQ, seq.wrapping_add(1));
+        memory.store(self.producer, next);
+        tail
     }
 
     /// Puts up to [`BATCH_MAX`] messages that are known to fit, in one commit. Producer lock held.
-    pub(super) fn put_batch<M: Memory>(&self, memory: &M, payloads: &[&[u8]]) {
-        let first = memory.load(self.base + TAIL);
-        let seq = memory.load(self.base + TAIL_SEQ);
+    pub(super) fn put_batch<M: Memory>(&self, memory: &M, me: Owner, payloads: &[&[u8]]) {
+        let first = memory.load(self.producer);
+        let seq = memory.load(self.producer + TAIL_SEQ);
         let (mut tail, mut number) = (first, seq);
         for payload in payloads {
             self.write(memory, tail.wrapping_add(8), payload);
             if tail != first {
-                memory.store(self.place(tail), header(Kind::Inline, number, payload.len()));
+                memory.store(self.place(tail), header(Kind::Inline, number, me, payload.len()));
             }
             tail = tail.wrapping_add(footprint(payload.len()));
             number = number.wrapping_add(1);
         }
         memory.store(self.place(tail), 0);
         // SYNC(entry): as in `put`, for the whole chain behind the first header.
-        memory.store(self.place(first), header(Kind::Inline, seq, payloads[0].len()));
-        memory.store(self.base + TAIL_SEQ, number);
-        memory.store(self.base + TAIL, tail);
+        memory.store(self.place(first), header(Kind::Inline, seq, me, payloads[0].len()));
+        memory.store(self.producer + TAIL_SEQ, number);
+        memory.store(self.producer, tail);
     }
 
     /// After a producer died: moves the tail behind everything it committed. Producer lock held.
     pub(super) fn roll_forward<M: Memory>(&self, memory: &M) -> Result<()> {
-        let mut tail = memory.load(self.base + TAIL);
-        let stored = memory.load(self.base + TAIL_SEQ);
+        let mut tail = memory.load(self.producer);
+        let stored = memory.load(self.producer + TAIL_SEQ);
         let head = self.head(memory);
         let mut first = true;
         let mut seq = stored;
@@ -294,15 +356,15 @@ impl Ring {
             seq = seq.wrapping_add(1);
             tail = entry.next();
         }
-        memory.store(self.base + TAIL_SEQ, seq);
-        memory.store(self.base + TAIL, tail);
+        memory.store(self.producer + TAIL_SEQ, seq);
+        memory.store(self.producer, tail);
         Ok(())
     }
 
     /// After a consumer died: the message at the head knows its number. Consumer lock held.
     pub(super) fn restore_head_seq<M: Memory>(&self, memory: &M) -> Result<()> {
         if let Some(entry) = self.entry(memory, self.head(memory))? {
-            memory.store(self.base + HEAD_SEQ, full_seq(self.head_seq(memory), entry.seq_low)?);
+            memory.store(self.consumer + HEAD_SEQ, full_seq(self.head_seq(memory), entry.seq_low)?);
         }
         Ok(())
     }
@@ -325,25 +387,34 @@ impl Ring {
     pub(super) fn depth<M: Memory>(&self, memory: &M) -> u64 {
         // Head first: taken the other way round, a message that came and went would count as -1.
         let taken = self.head_seq(memory);
-        let put = memory.load(self.base + TAIL_SEQ);
+        let put = memory.load(self.producer + TAIL_SEQ);
         put.saturating_sub(taken)
     }
 
     /// Messages committed since the queue was made.
     pub(super) fn count_put<M: Memory>(&self, memory: &M) -> u64 {
-        memory.load(self.base + TAIL_SEQ)
+        memory.load(self.producer + TAIL_SEQ)
+    }
+
+    /// True where the message at `position` has been taken.
+    pub(super) fn is_taken<M: Memory>(&self, memory: &M, position: u64) -> bool {
+        self.head(memory).wrapping_sub(position) as i64 > 0
     }
 
     /// Bytes of the ring in use.
     pub(super) fn used<M: Memory>(&self, memory: &M) -> u64 {
         let head = self.head(memory);
-        memory.load(self.base + TAIL).saturating_sub(head).min(self.size as u64)
+        memory.load(self.producer).saturating_sub(head).min(self.size as u64)
     }
 }
 
 #[inline]
-fn header(kind: Kind, seq: u64, length: usize) -> u64 {
-    COMMITTED | (kind as u64) << KIND_SHIFT | (seq & SEQ_MASK) << SEQ_SHIFT | length as u64
+fn header(kind: Kind, seq: u64, sender: Owner, length: usize) -> u64 {
+    COMMITTED
+        | (kind as u64) << KIND_SHIFT
+        | (seq & SEQ_MASK) << SEQ_SHIFT
+        | Sender::of(sender).bits() << SENDER_SHIFT
+        | length as u64
 }
 
 /// The whole number of a message from its low bits; it is at most one batch behind `stored`.

@@ -7,7 +7,6 @@ mod properties;
 
 use super::*;
 use crate::memory::crash::{Crashing, Oracle, silence_kills};
-use crate::wait::Spin;
 
 const BODY: usize = 0;
 const VICTIM: Owner = Owner::process(1, 1);
@@ -25,26 +24,25 @@ struct World {
 impl World {
     fn new() -> World {
         // Smaller than any user's, so that rings fill and tables fragment quickly.
-        let geometry = Geometry { capacity: 64 << 10, ring_size: 16 << 10, units: 12 };
+        let geometry = Geometry { capacity: 64 << 10, levels: 2, ring_size: 16 << 10, leases: 6, units: 12 };
         let memory = Crashing::new(geometry.body_size());
         Queue::<Crashing, Oracle>::format(&memory, BODY, &geometry);
         World { memory, oracle: Oracle::default(), geometry }
     }
 
     fn process(&self) -> TestQueue {
-        Queue::new(self.memory.process(), self.oracle.clone(), BODY, self.geometry)
+        Queue::new(self.memory.process(), self.oracle.clone(), BODY, self.geometry, 3)
     }
 }
 
 /// Tries until done; a wait that cannot end in one thread fails the test.
 fn drive<T>(queue: &TestQueue, me: Owner, mut step: impl FnMut(&Attempt) -> Result<Step<T>>) -> Option<T> {
     let mut attempt = Attempt::default();
-    let spin = Spin::with_budget(0);
     for _ in 0..6 {
         match step(&attempt).unwrap() {
             Step::Done(value) => return Some(value),
             Step::Wait(on) => {
-                queue.wait(me, &mut attempt, on, None, &spin, false).unwrap();
+                queue.wait(me, &mut attempt, on, None, false).unwrap();
             }
         }
     }
@@ -57,11 +55,11 @@ fn message(number: u64, length: usize) -> Vec<u8> {
 
 fn put(queue: &TestQueue, me: Owner, bytes: &[u8]) -> bool {
     if bytes.len() <= queue.geometry().inline_max() {
-        return drive(queue, me, |a| queue.try_put(me, a, bytes)).is_some();
+        return drive(queue, me, |a| queue.try_put(me, a, 0, bytes)).is_some();
     }
     let Some(run) = drive(queue, me, |a| queue.try_claim(me, a, bytes.len())) else { return false };
     queue.memory().write(queue.run_offset(run), bytes);
-    if drive(queue, me, |a| queue.try_put_run(me, a, run, bytes.len())).is_none() {
+    if drive(queue, me, |a| queue.try_put_run(me, a, 0, run, bytes.len())).is_none() {
         queue.free(me, run);
         return false;
     }
@@ -70,10 +68,11 @@ fn put(queue: &TestQueue, me: Owner, bytes: &[u8]) -> bool {
 
 fn get(queue: &TestQueue, me: Owner) -> Option<Vec<u8>> {
     let mut buffer = vec![MaybeUninit::new(0); INLINE_MAX];
-    match drive(queue, me, |a| queue.try_get(me, a, &mut buffer))? {
-        Taken::Inline(length) => Some(filled(&buffer[..length])),
-        Taken::Block(run, length) => Some(take_block(queue, me, run, length)),
-    }
+    let taken = drive(queue, me, |a| queue.try_get(me, a, &mut buffer))?;
+    Some(match taken.place {
+        Place::Inline => filled(&buffer[..taken.length]),
+        Place::Block(run) => take_block(queue, me, run, taken.length),
+    })
 }
 
 fn filled(bytes: &[MaybeUninit<u8>]) -> Vec<u8> {
@@ -90,7 +89,7 @@ fn take_block(queue: &TestQueue, me: Owner, run: Run, length: usize) -> Vec<u8> 
 
 fn put_many(queue: &TestQueue, me: Owner, messages: &[Vec<u8>]) -> usize {
     let slices: Vec<&[u8]> = messages.iter().map(Vec::as_slice).collect();
-    drive(queue, me, |a| queue.try_put_batch(me, a, &slices)).unwrap_or(0)
+    drive(queue, me, |a| queue.try_put_batch(me, a, 0, &slices)).unwrap_or(0)
 }
 
 fn get_many(queue: &TestQueue, me: Owner, limit: usize) -> Vec<Vec<u8>> {
@@ -99,7 +98,9 @@ fn get_many(queue: &TestQueue, me: Owner, limit: usize) -> Vec<Vec<u8>> {
     let mut buffers: Vec<_> = lengths.iter().map(|length| vec![MaybeUninit::new(0); *length]).collect();
     let mut slices: Vec<_> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
     match drive(queue, me, |a| queue.try_get_batch(me, a, &mut slices)) {
-        Some((_, Some(Taken::Block(run, length)))) => vec![take_block(queue, me, run, length)],
+        Some((_, Some(Taken { place: Place::Block(run), length, .. }))) => {
+            vec![take_block(queue, me, run, length)]
+        }
         Some((count, _)) => buffers[..count].iter().map(|buffer| filled(buffer)).collect(),
         None => vec![],
     }
@@ -331,15 +332,20 @@ fn damage_is_an_error_and_never_a_wild_access() {
     let geometry = World::new().geometry;
     let words = [
         layout::TAIL,
-        layout::TAIL_SEQ,
+        layout::TAIL + 8,
         layout::HEAD,
-        layout::HEAD_SEQ,
-        layout::HEAD_SEEN,
+        layout::HEAD + 8,
+        layout::TAIL + 16,
         layout::ROVER,
         layout::HINT,
-        layout::RING,
-        layout::RING + 8,
-        layout::RING + 16,
+        layout::RETURNED,
+        geometry.level_at(0).2,
+        geometry.level_at(0).2 + 8,
+        geometry.level_at(0).2 + 16,
+        geometry.leases_at(),
+        geometry.leases_at() + 8,
+        geometry.leases_at() + 16,
+        geometry.leases_at() + 40,
         geometry.table_at(),
         geometry.table_at() + 8,
         geometry.table_at() + 16,
@@ -354,12 +360,12 @@ fn damage_is_an_error_and_never_a_wild_access() {
             let mut buffer = vec![MaybeUninit::new(0); INLINE_MAX];
             for _ in 0..4 {
                 let _ = queue.try_get(SURVIVOR, &attempt, &mut buffer).map(|step| {
-                    if let Step::Done(Taken::Block(run, length)) = step {
+                    if let Step::Done(Taken { place: Place::Block(run), length, .. }) = step {
                         assert!(length <= geometry.message_max());
                         queue.free(SURVIVOR, run);
                     }
                 });
-                let _ = queue.try_put(SURVIVOR, &attempt, b"xyz");
+                let _ = queue.try_put(SURVIVOR, &attempt, 0, b"xyz");
                 let _ = queue.try_claim(SURVIVOR, &attempt, 5000).map(|step| {
                     if let Step::Done(run) = step {
                         queue.memory().write(queue.run_offset(run), &[0; 5000]);

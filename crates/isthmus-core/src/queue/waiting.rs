@@ -8,16 +8,16 @@ use crate::error::Result;
 use crate::lock::{Lock, Rest};
 use crate::memory::{Memory, Peers, Woken};
 use crate::owner::Owner;
-use crate::wait::{DATA_SLICE, Spin, WATCH_SLICE, Waited};
+use crate::wait::{DATA_SLICE, WATCH_SLICE, Waited};
 
 impl<M: Memory, P: Peers> Queue<M, P> {
     /// True where trying again may succeed.
     #[inline]
     pub fn is_ready(&self, on: On) -> bool {
         match on {
-            On::Messages => self.ring.has_message(&self.memory),
-            On::RingSpace(size) => {
-                self.ring.used(&self.memory) + size as u64 + 8 <= self.geometry.ring_size as u64
+            On::Messages => self.has_message(),
+            On::RingSpace(level, size) => {
+                self.ring_of(level).used(&self.memory) + size as u64 + 8 <= self.geometry.ring_size as u64
                     || self.flags() & SHUT != 0
             }
             // Not a search: only whether the run freed last is long enough.
@@ -26,7 +26,15 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             }
             On::ProducerLock => self.producers.is_free(&self.memory),
             On::ConsumerLock => self.consumers.is_free(&self.memory),
+            On::Leases => self.has_free_lease(),
         }
+    }
+
+    /// Sleeps until messages are taken or acknowledged or room comes back, at most `limit`; may return early.
+    pub fn wait_progress(&self, limit: Duration, reached: impl Fn() -> bool) -> Result<()> {
+        self.peers.relock()?;
+        self.progress.sleep(&self.memory, limit.min(WATCH_SLICE), reached);
+        Ok(())
     }
 
     /// Waits, at most until `deadline`, for what stood in the way; may return early. With `watch`, a
@@ -38,14 +46,8 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         attempt: &mut Attempt,
         on: On,
         deadline: Option<Instant>,
-        spin: &Spin,
         watch: bool,
     ) -> Result<Waited> {
-        let start = Instant::now();
-        if spin.until(deadline, || self.is_ready(on)) {
-            spin.learn(start.elapsed());
-            return Ok(Waited::Ready);
-        }
         self.peers.relock()?;
         let left = match deadline {
             Some(deadline) => {
@@ -57,30 +59,43 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             }
             None => Duration::MAX,
         };
-        let waited = match on {
+        Ok(match on {
             On::ProducerLock => self.rest(self.producers, me, attempt, left)?,
             On::ConsumerLock => self.rest(self.consumers, me, attempt, left)?,
             On::Messages => {
-                let slice = left.min(if watch { WATCH_SLICE } else { DATA_SLICE });
+                // Messages leased to the dead come back when somebody looks.
+                let leased = self.has_leases();
+                let slice = left.min(if watch || leased { WATCH_SLICE } else { DATA_SLICE });
                 attempt.slept_on = Some((on, slice));
-                let shut = || self.is_ready(on) || self.flags() & SHUT != 0;
-                Self::ended(self.messages.sleep(&self.memory, slice, shut))
+                let woken =
+                    self.messages.sleep(&self.memory, slice, || self.is_ready(on) || self.is_drained());
+                if woken == Woken::TimedOut && leased {
+                    self.redeliver(me, attempt)?;
+                }
+                Self::ended(woken)
             }
-            On::RingSpace(_) | On::BlockSpace(_) => {
+            On::Leases => {
+                let slice = left.min(WATCH_SLICE);
+                attempt.slept_on = Some((on, slice));
+                let woken = self.progress.sleep(&self.memory, slice, || self.is_ready(on));
+                if woken == Woken::TimedOut {
+                    self.redeliver(me, attempt)?;
+                }
+                Self::ended(woken)
+            }
+            On::RingSpace(..) | On::BlockSpace(_) => {
                 // Room held by the dead comes back when somebody looks: 1, 2, 4 … 80 ms.
                 let slice =
                     attempt.slept_on.map_or(Duration::from_millis(1), |(_, s)| (s * 2).min(WATCH_SLICE));
                 attempt.slept_on = Some((on, slice));
-                let point = if matches!(on, On::RingSpace(_)) { self.ring_space } else { self.block_space };
+                let point = if matches!(on, On::RingSpace(..)) { self.ring_space } else { self.block_space };
                 let woken = point.sleep(&self.memory, slice.min(left), || self.room_for(me, on));
                 if woken == Woken::TimedOut {
                     self.reclaim(me, attempt)?;
                 }
                 Self::ended(woken)
             }
-        };
-        spin.learn(start.elapsed());
-        Ok(waited)
+        })
     }
 
     /// The caller gives up: wake-ups it may have swallowed, wherever it slept, go to the next ones.
@@ -91,7 +106,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         }
         match attempt.slept_on {
             Some((On::Messages, _)) => self.messages.notify(&self.memory),
-            Some((On::RingSpace(_), _)) => self.ring_space.notify(&self.memory),
+            Some((On::RingSpace(..), _)) => self.notify_room(),
             _ => {}
         }
     }
@@ -134,15 +149,21 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     /// Repairs what the lock protects after its owner was killed. The lock is held.
     fn repair(&self, lock: Lock) -> Result<()> {
         if lock == self.producers {
-            self.ring.roll_forward(&self.memory)?;
+            self.rings.iter().try_for_each(|ring| ring.roll_forward(&self.memory))?;
             self.blocks.clear_interiors(&self.memory)
         } else {
-            self.ring.restore_head_seq(&self.memory)
+            self.rings.iter().try_for_each(|ring| ring.restore_head_seq(&self.memory))?;
+            self.repair_leases()
         }
     }
 
     /// Enters or takes over from the dead; `None` where a living process is inside.
-    fn enter_or_take_over(&self, lock: Lock, me: Owner, attempt: &Attempt) -> Result<Option<Held<'_, M>>> {
+    pub(super) fn enter_or_take_over(
+        &self,
+        lock: Lock,
+        me: Owner,
+        attempt: &Attempt,
+    ) -> Result<Option<Held<'_, M>>> {
         if let Some(held) = self.enter(lock, me, attempt) {
             return Ok(Some(held));
         }
@@ -186,14 +207,17 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         let Some(consumers) = self.enter_or_take_over(self.consumers, me, attempt)? else {
             return Ok(false);
         };
-        let mut in_ring = Vec::new();
-        self.ring.entries(&self.memory, |entry| {
-            if entry.kind == Kind::Block {
-                in_ring.push(self.ring.descriptor(&self.memory, entry)[0]);
-            }
-        })?;
-        in_ring.sort_unstable();
-        let freed = self.blocks.free_dead(&self.memory, &in_ring, |owner| dead.contains(&owner))?;
+        let mut named = Vec::new();
+        for ring in &self.rings {
+            ring.entries(&self.memory, |entry| {
+                if entry.kind == Kind::Block {
+                    named.push(ring.descriptor(&self.memory, entry)[0]);
+                }
+            })?;
+        }
+        self.leased_runs(&mut named)?;
+        named.sort_unstable();
+        let freed = self.blocks.free_dead(&self.memory, &named, |owner| dead.contains(&owner))?;
         drop(consumers);
         drop(producers);
         if freed > 0 {

@@ -238,6 +238,12 @@ impl Registry {
         known(self.word_of(owner)).then_some(info)
     }
 
+    /// The process in a slot, where its generation passes a check.
+    pub fn resolve(&self, slot: u32, matches: impl Fn(u32) -> bool) -> Option<ProcessInfo> {
+        let generation = generation(self.word_of(Owner::process(slot, 0)));
+        if matches(generation) { self.describe(Owner::process(slot, generation)) } else { None }
+    }
+
     /// What an error about a dead process carries. Parts no longer known are 0.
     pub fn death(&self, owner: Owner) -> Death {
         let mut death = Death { owner, pid: 0, since_ns: 0 };

@@ -189,7 +189,7 @@ impl History {
             Action::Commit => match &claimed {
                 Some((run, message)) => {
                     queue.memory().write(queue.run_offset(*run), message);
-                    let done = drive(&queue, owner, |a| queue.try_put_run(owner, a, *run, message.len()));
+                    let done = drive(&queue, owner, |a| queue.try_put_run(owner, a, 0, *run, message.len()));
                     if done.is_none() {
                         assert!(queue.free(owner, *run), "the run was still its owner's");
                     }

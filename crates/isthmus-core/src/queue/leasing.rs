@@ -1,0 +1,413 @@
+//! Leases: taking a message without giving up the claim to give it back, and what becomes of it.
+//!
+//! What the records look like and what a kill leaves behind is in `leases.rs`.
+
+use std::mem::MaybeUninit;
+
+use super::leases::{Held, Record, State};
+use super::ring::Entry;
+use super::{Attempt, On, Origin, Place, Queue, RETURNED, Ring, SHUT, Step, Taken};
+use crate::error::Result;
+use crate::memory::{Memory, Peers};
+use crate::owner::Owner;
+
+/// A message that the caller holds until it ends the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leased {
+    index: usize,
+    held: Held,
+    /// Where its bytes are; those of a small one were copied to the caller's buffer as well.
+    pub place: Place,
+    /// How many there are.
+    pub length: usize,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+impl Leased {
+    /// How often the message was handed out, this time included.
+    pub fn deliveries(&self) -> u32 {
+        self.held.deliveries
+    }
+
+    /// Which record holds it: a good place to look for a free one next time.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+}
+
+/// A message that nobody could use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// Where its bytes are.
+    pub place: Place,
+    /// How many there are.
+    pub length: usize,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// How often it was handed out.
+    pub deliveries: u32,
+    /// Why it is here.
+    pub reason: String,
+}
+
+/// What has become of a message that was put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It waits to be taken.
+    Waiting,
+    /// A consumer has it and has not acknowledged it, or gave it back.
+    Leased,
+    /// It was taken and, where it was leased, acknowledged.
+    Done,
+    /// Nobody could use it; why.
+    Dead(String),
+}
+
+impl<M: Memory, P: Peers> Queue<M, P> {
+    /// Takes the next message on lease; a small one is copied to the front of `buffer` as well, which must hold
+    /// `inline_max` bytes. `near`: the record to try first.
+    pub fn try_lease(
+        &self,
+        me: Owner,
+        attempt: &Attempt,
+        near: usize,
+        buffer: &mut [MaybeUninit<u8>],
+    ) -> Result<Step<Leased>> {
+        if !self.has_message() {
+            return Ok(Step::Wait(On::Messages));
+        }
+        let Some(lock) = self.enter(self.consumers, me, attempt) else {
+            return Ok(Step::Wait(On::ConsumerLock));
+        };
+        let front = self.front()?;
+        let leased = if self.has_returned()
+            && let Some((index, held)) = self.next_returned(front.map(|(ring, ..)| ring.level()))?
+        {
+            self.lease_returned(me, index, held, buffer)?
+        } else {
+            let Some((ring, entry, seq)) = front else { return Ok(Step::Wait(On::Messages)) };
+            let Some(index) = self.leases.find_free(&self.memory, near) else {
+                return Ok(Step::Wait(On::Leases));
+            };
+            self.lease_entry(me, index, ring, &entry, seq, buffer)?
+        };
+        drop(lock);
+        self.after_take(attempt);
+        Ok(Step::Done(leased))
+    }
+
+    fn lease_entry(
+        &self,
+        me: Owner,
+        index: usize,
+        ring: &Ring,
+        entry: &Entry,
+        seq: u64,
+        buffer: &mut [MaybeUninit<u8>],
+    ) -> Result<Leased> {
+        let (place, length) = self.take_entry(me, ring, entry, buffer)?;
+        if place == Place::Inline {
+            // SAFETY: take_entry has filled this much of it.
+            let message = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), length) };
+            self.leases.write(&self.memory, index, message);
+        }
+        let origin = Self::origin(ring, entry, seq);
+        self.leases.fill(&self.memory, index, &Record { place, length, origin });
+        let held = Held { state: State::Leased, owner: me.as_process(), deliveries: 1 };
+        self.leases.set(&self.memory, index, held);
+        ring.advance_head(&self.memory, entry.next(), seq.wrapping_add(1));
+        Ok(Leased { index, held, place, length, origin })
+    }
+
+    #[cold]
+    fn lease_returned(
+        &self,
+        me: Owner,
+        index: usize,
+        held: Held,
+        buffer: &mut [MaybeUninit<u8>],
+    ) -> Result<Leased> {
+        let Record { place, length, origin } = self.open_record(me, index, buffer)?;
+        let held = Held {
+            state: State::Leased,
+            owner: me.as_process(),
+            deliveries: held.deliveries.saturating_add(1),
+        };
+        self.leases.set(&self.memory, index, held);
+        Ok(Leased { index, held, place, length, origin })
+    }
+
+    /// Reads a record: a small message into `buffer`, a large one's run becomes `me`'s. Consumer lock held.
+    fn open_record(&self, me: Owner, index: usize, buffer: &mut [MaybeUninit<u8>]) -> Result<Record> {
+        let record = self.leases.read(&self.memory, index)?;
+        match record.place {
+            Place::Inline => {
+                self.memory.read(self.leases.slot(index), &mut buffer[..record.length]);
+            }
+            Place::Block(run) => {
+                self.blocks.adopt(&self.memory, me, run.first as u64, record.length as u64)?;
+            }
+        }
+        Ok(record)
+    }
+
+    /// The message given back that goes before one of level `front`. Consumer lock held.
+    #[cold]
+    fn next_returned(&self, front: Option<u8>) -> Result<Option<(usize, Held)>> {
+        // Lowered before looking: whoever gives back meanwhile raises it after.
+        self.memory.swap(self.body + RETURNED, 0);
+        let found = self.leases.first_returned(&self.memory)?;
+        if found.is_some() {
+            // There may be more; whoever finds none lowers it for good.
+            self.memory.store(self.body + RETURNED, 1);
+        }
+        Ok(found
+            .filter(|(_, _, level)| front.is_none_or(|front| *level >= front))
+            .map(|(i, held, _)| (i, held)))
+    }
+
+    /// Takes a message that was given back, for good. Consumer lock held.
+    #[cold]
+    pub(super) fn get_returned(
+        &self,
+        me: Owner,
+        front: Option<u8>,
+        buffer: &mut [MaybeUninit<u8>],
+    ) -> Result<Option<Taken>> {
+        let Some((index, _)) = self.next_returned(front)? else { return Ok(None) };
+        let Record { place, length, origin } = self.open_record(me, index, buffer)?;
+        self.leases.clear(&self.memory, index);
+        Ok(Some(Taken { place, length, origin }))
+    }
+
+    /// Ends a lease: the message is done. False where the lease is not the caller's any more: it was declared
+    /// dead meanwhile. The run of a large message stays the caller's, to be freed.
+    pub fn acknowledge(&self, lease: &Leased) -> bool {
+        let ended = self.leases.end(&self.memory, lease.index, lease.held, None);
+        self.after_end();
+        ended
+    }
+
+    /// Ends a lease: the message goes to the next consumer, before all others, or is dead after as many
+    /// deliveries as the queue allows, or at once if `for_good`. False as for [`Queue::acknowledge`]. A run is
+    /// the queue's again.
+    pub fn give_back(&self, lease: &Leased, reason: &str, for_good: bool) -> bool {
+        if self.leases.word(&self.memory, lease.index) != lease.held.word() {
+            return false;
+        }
+        self.leases.set_reason(&self.memory, lease.index, reason);
+        let ended = self.give_up(lease.index, lease.held, for_good);
+        self.after_end();
+        ended
+    }
+
+    /// From leased to returned or dead; by the owner, or with proof of its death.
+    fn give_up(&self, index: usize, held: Held, for_good: bool) -> bool {
+        let spent = for_good || held.deliveries >= self.max_deliveries;
+        let state = if spent { State::Dead } else { State::Returned };
+        let to = Held { state, owner: Owner::NONE, deliveries: held.deliveries };
+        let ended = self.leases.end(&self.memory, index, held, Some(to));
+        if ended && !spent {
+            // A full fence, as notifying asks for.
+            self.memory.swap(self.body + RETURNED, 1);
+            self.messages.notify(&self.memory);
+        }
+        ended
+    }
+
+    fn after_end(&self) {
+        self.progress.notify_all(&self.memory);
+        // Those who wait for a message of a queue that has ended wait for the last lease.
+        if self.messages.has_sleepers(&self.memory) && self.flags() & SHUT != 0 {
+            self.messages.notify_all(&self.memory);
+        }
+    }
+
+    /// Makes everyone who waits for a message look again.
+    pub fn wake_consumers(&self) {
+        self.messages.notify_all(&self.memory);
+    }
+
+    /// Keeps a message that was got and cannot be used. Of a small one `bytes` are kept, a large one's run is
+    /// the queue's again.
+    pub fn try_bury(
+        &self,
+        me: Owner,
+        attempt: &Attempt,
+        taken: &Taken,
+        bytes: &[u8],
+        reason: &str,
+    ) -> Result<Step<()>> {
+        let Some(_lock) = self.enter(self.consumers, me, attempt) else {
+            return Ok(Step::Wait(On::ConsumerLock));
+        };
+        let Some(index) = self.leases.find_free(&self.memory, 0) else { return Ok(Step::Wait(On::Leases)) };
+        if taken.place == Place::Inline {
+            self.leases.write(&self.memory, index, &bytes[..taken.length]);
+        }
+        let record = Record { place: taken.place, length: taken.length, origin: taken.origin };
+        self.leases.fill(&self.memory, index, &record);
+        self.leases.set_reason(&self.memory, index, reason);
+        let held = Held { state: State::Dead, owner: Owner::NONE, deliveries: 1 };
+        self.leases.set(&self.memory, index, held);
+        Ok(Step::Done(()))
+    }
+
+    /// Takes the oldest message that nobody could use; a small one is copied to `buffer`, the run of a large one
+    /// is the caller's.
+    pub fn try_take_letter(
+        &self,
+        me: Owner,
+        attempt: &Attempt,
+        buffer: &mut [MaybeUninit<u8>],
+    ) -> Result<Step<Option<Letter>>> {
+        let Some(lock) = self.enter(self.consumers, me, attempt) else {
+            return Ok(Step::Wait(On::ConsumerLock));
+        };
+        let mut oldest: Option<(u64, usize, Held)> = None;
+        for (index, held) in self.leases.all(&self.memory).filter(|(_, held)| held.state == State::Dead) {
+            let number = self.leases.origin(&self.memory, index)?.number;
+            if oldest.is_none_or(|(other, ..)| number < other) {
+                oldest = Some((number, index, held));
+            }
+        }
+        let Some((_, index, held)) = oldest else { return Ok(Step::Done(None)) };
+        let reason = self.leases.reason(&self.memory, index);
+        let Record { place, length, origin } = self.open_record(me, index, buffer)?;
+        self.leases.clear(&self.memory, index);
+        drop(lock);
+        self.progress.notify_all(&self.memory);
+        Ok(Step::Done(Some(Letter { place, length, origin, deliveries: held.deliveries, reason })))
+    }
+
+    /// What [`Queue::try_take_letter`] would give, all of it, without the bytes.
+    pub fn try_peek_letters(&self, me: Owner, attempt: &Attempt) -> Result<Step<Vec<Letter>>> {
+        let Some(_lock) = self.enter(self.consumers, me, attempt) else {
+            return Ok(Step::Wait(On::ConsumerLock));
+        };
+        let mut letters = Vec::new();
+        for (index, held) in self.leases.all(&self.memory).filter(|(_, held)| held.state == State::Dead) {
+            let Record { place, length, origin } = self.leases.read(&self.memory, index)?;
+            let reason = self.leases.reason(&self.memory, index);
+            letters.push(Letter { place, length, origin, deliveries: held.deliveries, reason });
+        }
+        letters.sort_by_key(|letter| letter.origin.number);
+        Ok(Step::Done(letters))
+    }
+
+    /// Gives all messages that nobody could use to the consumers again, as if never handed out; says how many.
+    pub fn try_requeue(&self, me: Owner, attempt: &Attempt) -> Result<Step<usize>> {
+        let Some(lock) = self.enter(self.consumers, me, attempt) else {
+            return Ok(Step::Wait(On::ConsumerLock));
+        };
+        let mut count = 0;
+        for (index, held) in self.leases.all(&self.memory) {
+            if held.state == State::Dead {
+                let held = Held { state: State::Returned, owner: Owner::NONE, deliveries: 0 };
+                self.leases.set(&self.memory, index, held);
+                count += 1;
+            }
+        }
+        self.memory.swap(self.body + RETURNED, u64::from(count > 0 || self.has_returned()));
+        drop(lock);
+        self.messages.notify_all(&self.memory);
+        Ok(Step::Done(count))
+    }
+
+    /// Gives messages back that were leased to processes that are dead, and finds again what was given back by one
+    /// that was killed doing so. Does nothing where a living process is inside the lock.
+    pub fn redeliver(&self, me: Owner, attempt: &Attempt) -> Result<()> {
+        let mut owners: Vec<Owner> = Vec::new();
+        let mut returned = false;
+        for (_, held) in self.leases.all(&self.memory) {
+            match held.state {
+                State::Leased if held.owner != me.as_process() && !owners.contains(&held.owner) => {
+                    owners.push(held.owner);
+                }
+                State::Returned => returned = true,
+                _ => {}
+            }
+        }
+        // Proving a death takes system calls, and saying whose it was an allocation: not under a lock.
+        owners.retain(|owner| self.peers.is_dead(*owner));
+        let reasons: Vec<String> = owners
+            .iter()
+            .map(|owner| format!("process {} died holding it", self.peers.death(*owner).pid))
+            .collect();
+        if owners.is_empty() && (!returned || self.has_returned()) {
+            return Ok(());
+        }
+        let Some(lock) = self.enter_or_take_over(self.consumers, me, attempt)? else { return Ok(()) };
+        if returned {
+            self.memory.swap(self.body + RETURNED, 1);
+        }
+        for (index, held) in self.leases.all(&self.memory) {
+            let dead = owners.iter().position(|owner| *owner == held.owner);
+            if let Some(dead) = dead.filter(|_| held.state == State::Leased) {
+                self.leases.set_reason(&self.memory, index, &reasons[dead]);
+                self.give_up(index, held, false);
+            }
+        }
+        drop(lock);
+        self.after_end();
+        self.messages.notify_all(&self.memory);
+        Ok(())
+    }
+
+    /// True where some message is leased or was given back.
+    pub fn has_leases(&self) -> bool {
+        self.leases.all(&self.memory).any(|(_, held)| held.state != State::Dead)
+    }
+
+    pub(super) fn count_leases(&self, state: State) -> u64 {
+        self.leases.all(&self.memory).filter(|(_, held)| held.state == state).count() as u64
+    }
+
+    /// True where a lease could be taken.
+    pub(super) fn has_free_lease(&self) -> bool {
+        self.leases.find_free(&self.memory, 0).is_some()
+    }
+
+    /// The runs that records name. Consumer lock held.
+    pub(super) fn leased_runs(&self, runs: &mut Vec<u64>) -> Result<()> {
+        for (index, _) in self.leases.all(&self.memory) {
+            if let Place::Block(run) = self.leases.read(&self.memory, index)?.place {
+                runs.push(run.first as u64);
+            }
+        }
+        Ok(())
+    }
+
+    /// After a consumer died. Consumer lock held.
+    pub(super) fn repair_leases(&self) -> Result<()> {
+        if self.leases.clear_void(&self.memory, &self.rings)? {
+            self.memory.swap(self.body + RETURNED, 1);
+        }
+        Ok(())
+    }
+
+    /// What has become of the message put at `position` of a level.
+    pub fn fate(&self, level: u8, position: u64) -> Result<Fate> {
+        if !self.ring_of(level).is_taken(&self.memory, position) {
+            return Ok(Fate::Waiting);
+        }
+        // From the ring to a record: the record is there before the head moves on, and it stays the same one
+        // until the message is done.
+        for (index, _) in self.leases.all(&self.memory) {
+            let ours = |origin: Origin| (origin.level, origin.position) == (level, position);
+            if !ours(self.leases.origin(&self.memory, index)?) {
+                continue;
+            }
+            let held = self.leases.held(&self.memory, index);
+            let reason = self.leases.reason(&self.memory, index);
+            // Looked at again: if it is still ours, so was all that was read in between.
+            match held.filter(|_| self.leases.origin(&self.memory, index).is_ok_and(ours)) {
+                Some(held) if held.state == State::Dead => return Ok(Fate::Dead(reason)),
+                Some(_) => return Ok(Fate::Leased),
+                None => {}
+            }
+        }
+        Ok(Fate::Done)
+    }
+}

@@ -1,0 +1,282 @@
+//! Getting: what a message that was taken becomes, by copy, in place or on lease, and what happens to one that
+//! cannot be decoded.
+
+use std::mem::MaybeUninit;
+use std::sync::atomic::Ordering;
+
+use isthmus_core::error::Error;
+use isthmus_core::queue::{Attempt, INLINE_MAX, Origin, Place, Run, Taken};
+use pyo3::exceptions::PyException;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+
+use crate::arguments::Timeout;
+use crate::driver::{End, drive};
+use crate::errors::{OrRaise, number, raise};
+use crate::hold::{Ending, Hold, PyView};
+use crate::lease::PyLease;
+use crate::queue::{DETACH_FROM, PyQueue};
+use crate::sending::Claim;
+
+/// How often a consumer that never waits looks whether others died with messages on lease.
+const LOOK_EVERY: usize = 1024;
+
+/// A small message as bytes.
+#[inline]
+pub(crate) fn small<'py>(py: Python<'py>, buffer: &[MaybeUninit<u8>], length: usize) -> Bound<'py, PyBytes> {
+    // SAFETY: the core has filled the first `length` bytes.
+    PyBytes::new(py, unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), length) })
+}
+
+impl PyQueue {
+    /// Takes the next message.
+    pub(crate) fn take(
+        &self,
+        py: Python<'_>,
+        timeout: Timeout,
+        buffer: &mut [MaybeUninit<u8>],
+    ) -> PyResult<Taken> {
+        let queue = self.handle.queue();
+        drive(py, &self.handle, End::Consumer, timeout, |me, attempt| queue.try_get(me, attempt, buffer))?
+            .map_err(|on| self.empty_error(py, on))
+    }
+
+    /// Takes the next message and opens it.
+    pub(crate) fn get_message<'py>(slf: &Bound<'py, Self>, timeout: Timeout) -> PyResult<Bound<'py, PyAny>> {
+        let mut buffer = [MaybeUninit::<u8>::uninit(); INLINE_MAX];
+        let taken = slf.get().take(slf.py(), timeout, &mut buffer)?;
+        Self::open(slf, &taken, &buffer)
+    }
+
+    /// What a message that was taken is for Python; a small one stands in `buffer`.
+    pub(crate) fn open<'py>(
+        slf: &Bound<'py, Self>,
+        taken: &Taken,
+        buffer: &[MaybeUninit<u8>],
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        match (taken.place, this.codec()) {
+            (Place::Inline, None) => Ok(small(py, buffer, taken.length).into_any()),
+            (Place::Inline, Some(codec)) => {
+                let bytes = small(py, buffer, taken.length);
+                codec
+                    .decode
+                    .bind(py)
+                    .call1((&bytes,))
+                    .map_err(|error| this.bury(py, taken, bytes.as_bytes(), None, error))
+            }
+            (Place::Block(run), None) => Ok(this.receive(py, run, taken.length)?.into_any()),
+            (Place::Block(run), Some(codec)) => {
+                let view = Self::view(slf, run, taken.length, false)?;
+                match codec.decode.bind(py).call1((&view,)) {
+                    Ok(message) => {
+                        view.get().release(py)?;
+                        Ok(message)
+                    }
+                    Err(error) => Err(this.bury(py, taken, view.get().as_slice(), view.get().hold(), error)),
+                }
+            }
+        }
+    }
+
+    /// As [`PyQueue::open`], but what is large stays in the queue's memory.
+    pub(crate) fn open_view<'py>(
+        slf: &Bound<'py, Self>,
+        taken: &Taken,
+        buffer: &[MaybeUninit<u8>],
+        writable: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (py, this) = (slf.py(), slf.get());
+        let view = match taken.place {
+            Place::Inline if this.codec().is_some() => return Self::open(slf, taken, buffer),
+            Place::Inline => {
+                Bound::new(py, PyView::private(small(py, buffer, taken.length).as_bytes(), writable))?
+            }
+            Place::Block(run) => Self::view(slf, run, taken.length, writable)?,
+        };
+        match this.codec() {
+            None => Ok(view.into_any()),
+            Some(codec) => codec
+                .decode_view
+                .bind(py)
+                .call1((&view,))
+                .map_err(|error| this.bury(py, taken, view.get().as_slice(), view.get().hold(), error)),
+        }
+    }
+
+    /// A view of a run that this process has just become the owner of.
+    fn view<'py>(
+        slf: &Bound<'py, Self>,
+        run: Run,
+        length: usize,
+        writable: bool,
+    ) -> PyResult<Bound<'py, PyView>> {
+        let me = slf.get().handle.consumer().or_raise(slf.py())?;
+        Bound::new(slf.py(), PyView::shared(Hold::new(slf, me, run)?, length, writable))
+    }
+
+    /// Keeps a message that could not be decoded in `q.dead`; the error that says so.
+    fn bury(&self, py: Python<'_>, taken: &Taken, bytes: &[u8], hold: Option<&Hold>, error: PyErr) -> PyErr {
+        let (text, reason) = self.invalid_text(py, taken.origin, &error);
+        let queue = self.handle.queue();
+        let kept = drive(py, &self.handle, End::Consumer, Timeout::Try, |me, attempt| {
+            queue.try_bury(me, attempt, taken, bytes, &reason)
+        });
+        let kept = matches!(kept, Ok(Ok(())));
+        if kept && let Some(hold) = hold {
+            hold.forget();
+        }
+        let text =
+            format!("{text}; {}", if kept { "it is kept in q.dead" } else { "q.dead has no room for it" });
+        self.invalid_error(py, taken.origin, &text, reason, bytes, error)
+    }
+
+    fn invalid_text(&self, py: Python<'_>, origin: Origin, error: &PyErr) -> (String, String) {
+        let kind = error.get_type(py).name().map_or_else(|_| String::new(), |name| name.to_string());
+        let reason = format!("{kind}: {}", error.value(py));
+        let sender = self.handle.sender(origin.sender).map_or_else(
+            || "a process that is not known any more".to_owned(),
+            |pid| format!("process {pid}"),
+        );
+        let level = match origin.level {
+            0 => String::new(),
+            level => format!(" of priority {level}"),
+        };
+        let kind = self.handle.message_type().name;
+        (format!("message {}{level} from {sender} is not a valid {kind}: {reason}", origin.number), reason)
+    }
+
+    /// What is raised for a message that could not be decoded; what is no `Exception` (Ctrl+C) stays itself.
+    fn invalid_error(
+        &self,
+        py: Python<'_>,
+        origin: Origin,
+        text: &str,
+        reason: String,
+        bytes: &[u8],
+        error: PyErr,
+    ) -> PyErr {
+        if !error.is_instance_of::<PyException>(py) {
+            return error;
+        }
+        let sender =
+            self.handle.sender(origin.sender).into_pyobject(py).map(|sender| sender.into_any().unbind());
+        let fields = [
+            ("number", number(py, origin.number)),
+            ("reason", PyString::new(py, &reason).into_any().unbind()),
+            ("sender", sender.unwrap_or_else(|_| py.None())),
+            ("data", PyBytes::new(py, bytes).into_any().unbind()),
+        ];
+        let raised = raise(py, "InvalidMessage", text, &fields);
+        raised.set_cause(py, Some(error));
+        raised
+    }
+
+    /// A large message that was taken: copied out, its block given back.
+    pub(crate) fn receive<'py>(
+        &self,
+        py: Python<'py>,
+        run: Run,
+        length: usize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let _stay = self.handle.session().stay().or_raise(py)?;
+        let me = self.handle.consumer().or_raise(py)?;
+        let claim = Claim::new(&self.handle, me, run);
+        let object = self.copy_out(py, run, length)?;
+        if !claim.free() {
+            return Err(crate::errors::convert(py, Error::Buried));
+        }
+        Ok(object)
+    }
+
+    /// A copy of the bytes of a run that is ours.
+    fn copy_out<'py>(&self, py: Python<'py>, run: Run, length: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let queue = self.handle.queue();
+        let object = blank(py, length)?;
+        let from = queue.memory().address(queue.run_offset(run), length) as usize;
+        // SAFETY: nobody else knows the new object yet, so its bytes may still be written.
+        let to = unsafe { ffi::PyBytes_AsString(object.as_ptr()) } as usize;
+        // SAFETY: both are `length` bytes long: the run is ours and checked, the object was made so.
+        // Addresses cross into the closure as numbers because pointers are not Send.
+        let copy = move || unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, length) };
+        if length >= DETACH_FROM {
+            py.detach(copy);
+        } else {
+            copy();
+        }
+        Ok(object)
+    }
+
+    /// Takes a message on lease.
+    pub(crate) fn take_lease(slf: &Bound<'_, Self>, timeout: Timeout, as_view: bool) -> PyResult<PyLease> {
+        let (py, this) = (slf.py(), slf.get());
+        let queue = this.handle.queue();
+        // Messages leased to the dead come back to those who wait; consumers that are always busy look now and then.
+        if this.leases.fetch_add(1, Ordering::Relaxed) % LOOK_EVERY == LOOK_EVERY - 1 {
+            let me = this.handle.consumer().or_raise(py)?;
+            queue.redeliver(me, &Attempt::default()).or_raise(py)?;
+        }
+        let mut buffer = [MaybeUninit::<u8>::uninit(); INLINE_MAX];
+        let near = this.near.load(Ordering::Relaxed);
+        let leased = drive(py, &this.handle, End::Consumer, timeout, |me, attempt| {
+            queue.try_lease(me, attempt, near, &mut buffer)
+        })?
+        .map_err(|on| this.empty_error(py, on))?;
+        this.near.store(leased.index(), Ordering::Relaxed);
+        let failed = |error: PyErr, bytes: &[u8], view: Option<&Bound<'_, PyView>>| {
+            // What nobody can decode goes to q.dead; what was interrupted goes back.
+            let for_good = error.is_instance_of::<PyException>(py);
+            let (text, reason) = this.invalid_text(py, leased.origin, &error);
+            let raised = this.invalid_error(
+                py,
+                leased.origin,
+                &format!("{text}; it is kept in q.dead"),
+                reason.clone(),
+                bytes,
+                error,
+            );
+            match view {
+                Some(view) => view.get().end(Ending::GiveBack { lease: leased, reason, for_good }),
+                None => queue.give_back(&leased, &reason, for_good),
+            };
+            raised
+        };
+        let (message, block) = match leased.place {
+            Place::Inline => {
+                let bytes = small(py, &buffer, leased.length);
+                match this.codec() {
+                    None if as_view => {
+                        (Bound::new(py, PyView::private(bytes.as_bytes(), false))?.into_any(), None)
+                    }
+                    None => (bytes.into_any(), None),
+                    Some(codec) => {
+                        let message = codec.decode.bind(py).call1((&bytes,));
+                        (message.map_err(|error| failed(error, bytes.as_bytes(), None))?, None)
+                    }
+                }
+            }
+            Place::Block(run) => {
+                let view = Self::view(slf, run, leased.length, false)?;
+                let message = match this.codec() {
+                    None if as_view => Ok(view.clone().into_any()),
+                    None => this.copy_out(py, run, leased.length).map(Bound::into_any),
+                    Some(codec) if as_view => codec.decode_view.bind(py).call1((&view,)),
+                    Some(codec) => codec.decode.bind(py).call1((&view,)),
+                };
+                let message = message.map_err(|error| failed(error, view.get().as_slice(), Some(&view)))?;
+                (message, Some(view.unbind()))
+            }
+        };
+        PyLease::new(slf, leased, message.unbind(), block)
+    }
+}
+
+/// A `bytes` object to be filled before anybody sees it.
+pub(crate) fn blank(py: Python<'_>, length: usize) -> PyResult<Bound<'_, PyBytes>> {
+    // SAFETY: NULL asks for uninitialised bytes; the result is checked.
+    unsafe {
+        let object = ffi::PyBytes_FromStringAndSize(std::ptr::null(), length as isize);
+        Ok(Bound::from_owned_ptr_or_err(py, object)?.cast_into_unchecked())
+    }
+}

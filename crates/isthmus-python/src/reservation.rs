@@ -1,0 +1,184 @@
+//! The class `isthmus._core.Reservation`: a message that is filled in place before it is put.
+
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyValueError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyMemoryView;
+
+use crate::arguments::Timeout;
+use crate::hold::Hold;
+use crate::queue::PyQueue;
+
+const OPEN: u8 = 0;
+const PUT: u8 = 1;
+const CANCELLED: u8 = 2;
+
+enum Source {
+    /// In the queue's memory.
+    Shared(Hold),
+    /// A small message: put with a copy.
+    Private(Box<[u8]>),
+}
+
+/// Memory for one message, to be filled and put; `isthmus.Queue.reserve` says more.
+#[pyclass(name = "Reservation", module = "isthmus", frozen)]
+pub(crate) struct PyReservation {
+    queue: Py<PyQueue>,
+    source: Source,
+    reserved: usize,
+    length: AtomicUsize,
+    level: u8,
+    timeout: Timeout,
+    state: AtomicU8,
+    /// What `with` gave out.
+    memory: Mutex<Option<Py<PyMemoryView>>>,
+}
+
+impl PyReservation {
+    pub(crate) fn new(
+        slf: &Bound<'_, PyQueue>,
+        length: usize,
+        run: Option<Hold>,
+        level: u8,
+        timeout: Timeout,
+    ) -> PyReservation {
+        let source = match run {
+            Some(hold) => Source::Shared(hold),
+            None => Source::Private(vec![0; length].into()),
+        };
+        PyReservation {
+            queue: slf.clone().unbind(),
+            source,
+            reserved: length,
+            length: AtomicUsize::new(length),
+            level,
+            timeout,
+            state: AtomicU8::new(OPEN),
+            memory: Mutex::new(None),
+        }
+    }
+
+    fn start(&self) -> *mut u8 {
+        match &self.source {
+            Source::Shared(hold) => hold.address(self.reserved),
+            Source::Private(bytes) => bytes.as_ptr().cast_mut(),
+        }
+    }
+
+    fn check_open(&self) -> PyResult<()> {
+        match self.state.load(Ordering::Acquire) {
+            OPEN => Ok(()),
+            PUT => Err(PyRuntimeError::new_err("this reservation was put already")),
+            _ => Err(PyRuntimeError::new_err("this reservation was cancelled")),
+        }
+    }
+
+    /// True for the first who settles what becomes of it.
+    fn settle(&self, state: u8) -> bool {
+        self.state.compare_exchange(OPEN, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Takes the memoryview given out by `with` away, where nothing was made of it that still lives.
+    fn withdraw(&self, py: Python<'_>) {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(memory) = memory {
+            let _ = memory.bind(py).call_method0("release");
+        }
+    }
+}
+
+#[pymethods]
+impl PyReservation {
+    /// Puts the message. What was reserved must not be written any more.
+    fn put(&self, py: Python<'_>) -> PyResult<()> {
+        if !self.settle(PUT) {
+            return self.check_open();
+        }
+        let queue = self.queue.get();
+        self.withdraw(py);
+        let length = self.length.load(Ordering::Acquire);
+        let put = match &self.source {
+            Source::Shared(hold) => {
+                let put = queue.put_run(py, self.level, hold.run(), length, self.timeout);
+                if put.is_ok() {
+                    hold.forget();
+                } else {
+                    hold.free();
+                }
+                put
+            }
+            Source::Private(bytes) => queue.put_small(py, self.level, &bytes[..length], self.timeout),
+        };
+        if put.is_err() {
+            self.state.store(CANCELLED, Ordering::Release);
+        }
+        put.map(drop)
+    }
+
+    /// Gives the memory back without putting anything; does nothing where that is settled already.
+    fn cancel(&self, py: Python<'_>) {
+        self.withdraw(py);
+        if self.settle(CANCELLED)
+            && let Source::Shared(hold) = &self.source
+        {
+            hold.free();
+        }
+    }
+
+    /// Makes the message shorter than what was reserved: only the first `length` bytes are put.
+    fn shorten(&self, length: i64) -> PyResult<()> {
+        self.check_open()?;
+        match usize::try_from(length).ok().filter(|length| *length <= self.reserved) {
+            Some(length) => self.length.store(length, Ordering::Release),
+            None => {
+                return Err(PyValueError::new_err(format!(
+                    "length is {length}: {} bytes were reserved",
+                    self.reserved
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyMemoryView>> {
+        let this = slf.get();
+        this.check_open()?;
+        let memory = PyMemoryView::from(slf)?;
+        *this.memory.lock().unwrap_or_else(PoisonError::into_inner) = Some(memory.clone().unbind());
+        Ok(memory)
+    }
+
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        kind: &Bound<'_, PyAny>,
+        _error: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        if !kind.is_none() {
+            self.cancel(py);
+            return Ok(());
+        }
+        if self.check_open().is_ok() { self.put(py) } else { Ok(()) }
+    }
+
+    fn __len__(&self) -> usize {
+        self.length.load(Ordering::Acquire)
+    }
+
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        let this = slf.get();
+        this.check_open().map_err(|error| PyBufferError::new_err(error.value(slf.py()).to_string()))?;
+        // SAFETY: the interpreter gives a Py_buffer to fill; the memory stays mapped (and, for a small message,
+        // allocated) as long as the reservation, to which the buffer holds a reference.
+        let filled = unsafe {
+            let start = this.start().cast();
+            ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, this.reserved as isize, 0, flags)
+        };
+        if filled == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
+    }
+}
