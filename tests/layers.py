@@ -12,7 +12,8 @@ PYTHON_LAYERS: list[set[str]] = [
     {"cli", "testing", "multiprocessing"},  # faces
     {"aio", "queue", "topic", "service", "table"},  # patterns
     {"shm", "posix", "socket", "nats"},  # mechanisms behind the patterns
-    {"_objects", "fifo", "mapped_file", "mutex", "pipe", "signals", "sync"},  # mechanisms used directly
+    # mechanisms used directly
+    {"_objects", "fifo", "mapped_file", "mutex", "pipe", "signals", "sync", "value"},
     {"_core"},  # binding
     {"_errors"},  # vocabulary
 ]

@@ -264,6 +264,23 @@ def take_turns(journal: str, mutex: str, shared: str, on_owner_died: Any, number
     lock.close()
 
 
+def count_up(journal: str, value: str, step: int, limited: bool) -> None:
+    """Adds to a value until told to stop; with `limited` only as often as its journal's log permits."""
+    words = Journal(journal).words
+    handle = isthmus.Value.open(value)
+    words[Journal.ATTACHED] = 1
+    count = 0
+    while not words[Journal.STOP]:
+        if limited and count >= words[Journal.LOG]:
+            time.sleep(0.001)
+            continue
+        words[Journal.STARTED] = count + 1
+        handle.add(step)
+        count += 1
+        words[Journal.DONE] = count
+    handle.close()
+
+
 def come_and_go(journal: str, queue: str, capacity: int, number: int) -> None:
     """Opens or creates a queue, uses it, closes it, again and again; nobody else keeps it alive."""
     words = Journal(journal).words

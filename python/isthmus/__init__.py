@@ -43,6 +43,7 @@ from ._dead import DeadLetter, DeadLetters
 from ._objects import ObjectInfo, clean, objects
 from .mutex import Mutex
 from .queue import Queue, QueueStats
+from .value import Value
 
 __all__ = [
     "BuriedError",
@@ -72,6 +73,7 @@ __all__ = [
     "TooLarge",
     "Undelivered",
     "Unsupported",
+    "Value",
     "View",
     "clean",
     "objects",

@@ -1,18 +1,21 @@
 # What the native module offers; tests/surface/test_stubs.py compares it with what was built.
 
+import builtins
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, final
+from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypeAlias, final
 
 from typing_extensions import Buffer, disjoint_base
 
 from isthmus._errors import OwnerDied
 
-__all__ = ["Lease", "Mutex", "Queue", "Reservation", "View", "__version__", "clean", "objects"]
+__all__ = ["Lease", "Mutex", "Queue", "Reservation", "Value", "View", "__version__", "clean", "objects"]
 
 __version__: str
+
+_Number: TypeAlias = SupportsFloat | SupportsIndex
 
 @disjoint_base
 class Queue:
@@ -174,7 +177,60 @@ class Mutex:
     @property
     def closed(self) -> bool: ...
 
+@disjoint_base
+class Value:
+    def __new__(
+        cls,
+        name: str | None,
+        mode_: Literal["open_or_create", "create", "open"],
+        initial: _Number,
+        type_: type[int | float] | None,
+        persistent: bool | None,
+        namespace_: str | PathLike[str] | None,
+        adopt: tuple[int, int, int] | None = None,
+    ) -> Self: ...
+    def _place(self) -> tuple[Path, str | None, int, int]: ...
+    # int or float as the value's type is, which only whoever opened it knows.
+    def get(self) -> Any: ...
+    def set(self, value: _Number) -> None: ...
+    def add(self, n: _Number) -> Any: ...
+    def exchange(self, value: _Number) -> Any: ...
+    def compare_and_set(self, expected: _Number, new: _Number) -> bool: ...
+    @property
+    def value(self) -> Any: ...
+    @value.setter
+    def value(self, value: _Number) -> None: ...
+    def close(self) -> None: ...
+    def unlink(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def closed(self) -> bool: ...
+    # The last one: behind it the name is no longer the builtin's.
+    @property
+    def type(self) -> builtins.type[int | float]: ...
+
 def objects(
     namespace_: str | PathLike[str] | None = None,
-) -> list[tuple[str, str, int, float, bool, int | None, int | None, list[tuple[int, str]], str | None]]: ...
+) -> list[
+    tuple[
+        str,
+        str,
+        int,
+        float,
+        bool,
+        int | None,
+        int | None,
+        list[tuple[int, str]],
+        str | None,
+        int | float | None,
+    ]
+]: ...
 def clean(namespace_: str | PathLike[str] | None = None) -> list[str]: ...

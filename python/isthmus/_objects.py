@@ -13,7 +13,7 @@ class ObjectInfo(NamedTuple):
 
     name: str
     kind: str
-    """`"queue"` or `"mutex"`; `"?"` where the file could not be read (see `problem`)."""
+    """`"queue"`, `"mutex"` or `"value"`; `"?"` where the file could not be read (see `problem`)."""
     size: int
     """Bytes of the whole file."""
     created: float
@@ -27,6 +27,8 @@ class ObjectInfo(NamedTuple):
     """Process id and command of every living process that uses the object."""
     problem: str | None
     """Why the object cannot be used; None for a sound one."""
+    value: int | float | None
+    """The number in a value."""
 
 
 def objects(namespace: str | os.PathLike[str] | None = None) -> list[ObjectInfo]:

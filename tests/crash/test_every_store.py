@@ -266,6 +266,19 @@ def test_a_lock_taker_killed_after_any_store(siege: Siege, poisoned: bool, opera
     lock.close()
 
 
+@pytest.mark.parametrize("operation", ["v.add(2)", "v.set(7)", "v.exchange(7)", "v.compare_and_set(5, 7)"])
+def test_a_value_is_as_before_or_as_after(siege: Siege, operation: str) -> None:
+    """There is one store, so nothing in between; whoever comes next goes on from either."""
+    with isthmus.Value("stepped") as value:
+
+        def after() -> None:
+            found = value.get()
+            assert found in (5, 7)
+            assert value.add(1) == found + 1
+
+        at_each_store(siege, operation, "v = isthmus.Value.open(name)", lambda: value.set(5), after)
+
+
 LIFE = {
     "first use, creation": ("isthmus.Queue(name, capacity=1 << 17)", ""),
     "creation": ("isthmus.Queue(name, capacity=1 << 17)", "other = isthmus.Queue(capacity=1 << 16)"),
@@ -273,6 +286,7 @@ LIFE = {
     "last close": ("q.close()", "q = isthmus.Queue(name, capacity=1 << 17)"),
     "unlink": ("q.unlink()", "q = isthmus.Queue(name, capacity=1 << 17)"),
     "creation of a mutex": ("isthmus.Mutex(name)", ""),
+    "creation of a value": ("isthmus.Value(name, 7)", ""),
     "cleaning": ("isthmus.clean()", "q = isthmus.Queue(name, capacity=1 << 17)\nq.close()"),
 }
 

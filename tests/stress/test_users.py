@@ -37,11 +37,12 @@ def as_nobody(code: str, *args: object) -> str:
 
 
 def test_another_user_cannot_attach_by_name(namespace: Path) -> None:
-    with isthmus.Queue("private") as handle, isthmus.Mutex("lock"):
+    with isthmus.Queue("private") as handle, isthmus.Mutex("lock"), isthmus.Value("number"):
         handle.put(b"secret")
         as_nobody("""
-for make in (isthmus.Queue, isthmus.Queue.open, isthmus.Queue.create, isthmus.Mutex, isthmus.Mutex.open):
-    for name in ("private", "lock", "new"):
+for kind in (isthmus.Queue, isthmus.Mutex, isthmus.Value):
+  for make in (kind, kind.open, kind.create):
+    for name in ("private", "lock", "number", "new"):
         text = refused(lambda: make(name))
         assert os.environ["ISTHMUS_NAMESPACE"] in text, text
 refused(isthmus.objects)
@@ -69,12 +70,14 @@ for mode in ("rb", "r+b"):
 
 
 def test_another_user_cannot_attach_an_anonymous_one_by_its_pickle() -> None:
-    with isthmus.Queue() as handle:
+    with isthmus.Queue() as handle, isthmus.Value() as value:
         as_nobody(
             """
-refused(lambda: pickle.loads(bytes.fromhex(sys.argv[1])))
+for address in sys.argv[1:]:
+    refused(lambda: pickle.loads(bytes.fromhex(address)))
 """,
             pickle.dumps(handle).hex(),
+            pickle.dumps(value).hex(),
         )
 
 

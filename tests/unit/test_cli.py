@@ -127,6 +127,17 @@ def test_ls_json_is_for_programs(holder: Peer) -> None:
     holder.finish()
 
 
+def test_ls_shows_the_number_in_a_value() -> None:
+    with isthmus.Value("count", -7), isthmus.Value("level", float("inf"), persistent=True) as level:
+        _, count, other = isthmus_command("ls").stdout.splitlines()
+        assert count.startswith("count  value ")
+        assert count.endswith(" = -7")
+        assert other.endswith(" = inf; persistent")
+        shown = json.loads(isthmus_command("ls", "--json").stdout, parse_constant=pytest.fail)
+        assert [one["value"] for one in shown] == [-7, "inf"]
+        level.unlink()
+
+
 def test_ls_does_not_disturb(holder: Peer, namespace: Path) -> None:
     for _ in range(3):
         isthmus_command("ls")

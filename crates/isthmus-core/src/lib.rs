@@ -2,7 +2,7 @@
 //!
 //! Layers, an arrow may only point down:
 //! ```text
-//! queue  mutex                      structures, and the handles users hold of them
+//! queue  mutex  value               structures, and the handles users hold of them
 //! lock  wait                        mechanisms inside structures
 //! session                           what every handle is made of
 //! object                            files, lifetime
@@ -30,4 +30,5 @@ pub mod registry;
 #[cfg(not(loom))]
 pub mod session;
 pub mod sys;
+pub mod value;
 pub mod wait;

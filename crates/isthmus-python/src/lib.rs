@@ -16,6 +16,7 @@ mod queue;
 mod receiving;
 mod reservation;
 mod sending;
+mod value;
 
 /// The native half of isthmus; use the names in `isthmus` instead.
 #[pymodule]
@@ -34,6 +35,8 @@ mod _core {
     use crate::queue::PyQueue;
     #[pymodule_export]
     use crate::reservation::PyReservation;
+    #[pymodule_export]
+    use crate::value::PyValue;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

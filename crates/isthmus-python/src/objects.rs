@@ -4,22 +4,34 @@ use std::path::PathBuf;
 
 use isthmus_core::mutex::handle as mutex;
 use isthmus_core::namespace::Namespace;
-use isthmus_core::object::{Listing, MUTEX, QUEUE, inspect};
+use isthmus_core::object::{Listing, MUTEX, QUEUE, VALUE, inspect};
 use isthmus_core::queue::handle as queue;
 use isthmus_core::queue::handle::peek;
+use isthmus_core::value::handle as value;
 use pyo3::prelude::*;
 
 use crate::errors::OrRaise;
 
-/// (name, kind, size, created, persistent, depth, capacity, [(pid, command)], problem)
-pub(crate) type Row =
-    (String, String, u64, f64, bool, Option<u64>, Option<u64>, Vec<(u32, String)>, Option<String>);
+/// (name, kind, size, created, persistent, depth, capacity, [(pid, command)], problem, number in a value)
+pub(crate) type Row = (
+    String,
+    String,
+    u64,
+    f64,
+    bool,
+    Option<u64>,
+    Option<u64>,
+    Vec<(u32, String)>,
+    Option<String>,
+    Option<Py<PyAny>>,
+);
 
 /// Why this version of isthmus cannot use an object that is sound in itself.
 fn unknown(found: &Listing) -> Option<String> {
     let known = match found.kind {
         QUEUE => queue::VERSION,
         MUTEX => mutex::VERSION,
+        VALUE => value::VERSION,
         other => return Some(format!("kind {other} is not known to this version of isthmus")),
     };
     (found.version != known)
@@ -30,6 +42,7 @@ fn kind(number: u32) -> &'static str {
     match number {
         QUEUE => "queue",
         MUTEX => "mutex",
+        VALUE => "value",
         _ => "?",
     }
 }
@@ -42,6 +55,8 @@ pub(crate) fn objects(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<V
     let rows = inspect(&space).or_raise(py)?.into_iter().map(|found| {
         let problem = found.problem.clone().or_else(|| unknown(&found));
         let numbers = if found.kind == QUEUE && problem.is_none() { peek(&space, &found) } else { None };
+        let number =
+            if found.kind == VALUE && problem.is_none() { value::peek(&space, &found) } else { None };
         let mut attached: Vec<_> = found.attached.into_iter().map(|info| (info.pid, info.command)).collect();
         attached.sort_unstable();
         attached.dedup();
@@ -55,6 +70,7 @@ pub(crate) fn objects(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<V
             numbers.map(|(_, capacity)| capacity),
             attached,
             problem,
+            number.map(|number| crate::value::python(py, number).unbind()),
         )
     });
     Ok(rows.collect())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -38,13 +39,17 @@ def run(options: argparse.Namespace) -> int:
 
 def as_dictionary(one: isthmus.ObjectInfo) -> dict[str, object]:
     """Return an object as JSON shows it: processes by name, the rest as `isthmus.objects()` has it."""
-    return {**one._asdict(), "attached": [{"pid": pid, "command": command} for pid, command in one.attached]}
+    shown = {**one._asdict(), "attached": [{"pid": pid, "command": command} for pid, command in one.attached]}
+    if isinstance(one.value, float) and not math.isfinite(one.value):
+        shown["value"] = str(one.value)  # JSON has no such numbers
+    return shown
 
 
 def cells(one: isthmus.ObjectInfo) -> tuple[str, ...]:
     """Return the texts of one row."""
     attached = [f"{pid} {command}".rstrip() for pid, command in one.attached]
-    notes = ["persistent"] * one.persistent + [one.problem] * bool(one.problem)
+    number = "" if one.value is None else f"= {one.value}"
+    notes = [number, "persistent" * one.persistent, one.problem]
     return (
         printable(one.name),
         one.kind,

@@ -51,12 +51,15 @@ const _: () = assert!(TABLE + CELLS * CELL == BODY && ATTRIBUTES + 16 * 8 == HEA
 pub const QUEUE: u32 = 1;
 /// The mutex's kind.
 pub const MUTEX: u32 = 2;
+/// The value's kind.
+pub const VALUE: u32 = 3;
 
 /// The name of a kind for error texts.
 pub fn kind_name(kind: u32) -> String {
     match kind {
         QUEUE => "a queue".to_owned(),
         MUTEX => "a mutex".to_owned(),
+        VALUE => "a value".to_owned(),
         other => format!("an object of unknown kind {other}"),
     }
 }

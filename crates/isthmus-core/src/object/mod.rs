@@ -12,7 +12,7 @@ mod remove;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use header::{BODY, CELLS, MUTEX, QUEUE, cell, kind_name};
+pub use header::{BODY, CELLS, MUTEX, QUEUE, VALUE, cell, kind_name};
 pub use list::{Listing, inspect};
 
 use crate::error::{Error, Result};
@@ -36,7 +36,7 @@ pub enum Mode {
 /// What an object shall be.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// [`QUEUE`], [`MUTEX`], …
+    /// [`QUEUE`], [`MUTEX`], [`VALUE`].
     pub kind: u32,
     /// Layout version of the kind.
     pub version: u32,
