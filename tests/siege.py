@@ -234,7 +234,7 @@ def check_flood(siege: Siege, batch: int) -> str:
     return f"{len(everything)} messages, {siege.kills} kills, {lost} lost"
 
 
-def room(handle: isthmus.Queue, size: int, *, patience: float = 0.0) -> int:
+def room(handle: isthmus.Queue[bytes], size: int, *, patience: float = 0.0) -> int:
     """How many messages of a size fit; what they took is given back.
 
     What the dead held is looked for by those who wait, so the first look may need patience.
@@ -256,7 +256,7 @@ def room(handle: isthmus.Queue, size: int, *, patience: float = 0.0) -> int:
     return count
 
 
-def limit_of(handle: isthmus.Queue) -> int:
+def limit_of(handle: isthmus.Queue[bytes]) -> int:
     """The largest message that a queue ever takes, as it says itself."""
     try:
         handle.put(bytes(handle.capacity + 1), timeout=0)
@@ -265,10 +265,10 @@ def limit_of(handle: isthmus.Queue) -> int:
     raise AssertionError("a message larger than the queue was taken")
 
 
-def check_capacity(handle: isthmus.Queue) -> None:
+def check_capacity(handle: isthmus.Queue[bytes]) -> None:
     """An empty queue takes as much as one of its capacity that nothing has ever happened to."""
     assert handle.stats().bytes_in_use == 0
-    with isthmus.Queue(capacity=handle.capacity) as fresh:
+    with isthmus.Queue(type=bytes, capacity=handle.capacity) as fresh:
         # The largest message takes every unit of memory there is for large ones.
         for size in (0, 64, 1000, limit_of(fresh)):
             fits, expected = room(handle, size, patience=0.1), room(fresh, size)

@@ -88,7 +88,7 @@ def produce(journal: str, queue: str, number: int, mixture: str, batch: int) -> 
     words = Journal(journal).words
     sizes = _MIXTURES[mixture]
     choose = random.Random(number)
-    handle = isthmus.Queue.open(queue)
+    handle = isthmus.Queue.open(queue, type=bytes)
     words[Journal.ATTACHED] = 1
     count = 0
     while not words[Journal.STOP]:
@@ -116,7 +116,7 @@ def produce(journal: str, queue: str, number: int, mixture: str, batch: int) -> 
 def consume(journal: str, queue: str, batch: int) -> None:
     """Gets messages until told to stop and nothing is left; logs producer and sequence of each in a word."""
     words = Journal(journal).words
-    handle = isthmus.Queue.open(queue)
+    handle = isthmus.Queue.open(queue, type=bytes)
     words[Journal.ATTACHED] = 1
     end = len(words) - Journal.LOG
     count = 0
@@ -144,7 +144,7 @@ def flood(journal: str, queue: str, number: int, batch: int, width: int) -> None
     A message is its identity, again with every bit turned, and filling up to `width` bytes.
     """
     words = Journal(journal).words
-    handle = isthmus.Queue.open(queue)
+    handle = isthmus.Queue.open(queue, type=bytes)
     words[Journal.ATTACHED] = 1
     mask = (1 << 64) - 1
     filling = bytes(width - 16)
@@ -179,7 +179,7 @@ def drink(journal: str, queue: str, batch: int, width: int) -> None:
     """Gets batches and logs both words of each message unlooked at: nearly always inside `get_many`."""
     words = Journal(journal).words
     log = memoryview(words)[Journal.LOG :].cast("B")
-    handle = isthmus.Queue.open(queue)
+    handle = isthmus.Queue.open(queue, type=bytes)
     words[Journal.ATTACHED] = 1
     count = 0
     while True:
@@ -288,7 +288,7 @@ def come_and_go(journal: str, queue: str, capacity: int, number: int) -> None:
     warnings.simplefilter("ignore", ResourceWarning)
     count = 0
     while not words[Journal.STOP]:
-        handle = isthmus.Queue(queue, capacity=capacity)
+        handle = isthmus.Queue(queue, type=bytes, capacity=capacity)
         words[Journal.ATTACHED] = 1
         handle.put(message(number, count, choose.choice([64, 5000])), timeout=10)
         with contextlib.suppress(isthmus.Empty):
@@ -320,7 +320,7 @@ def operate(journal: str, operation: str, name: str, prepare: str) -> None:
 def visit(journal: str, queue: str) -> None:
     """Attaches, puts one message, and stays until it is killed."""
     words = Journal(journal).words
-    handle = isthmus.Queue.open(queue)
+    handle = isthmus.Queue.open(queue, type=bytes)
     handle.put(b"visited", timeout=10)
     words[Journal.DONE] = 1
     while not words[Journal.STOP]:

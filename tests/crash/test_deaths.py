@@ -206,7 +206,7 @@ QUEUE_ROWS: list[tuple[str, str, dict[str, Any], str, float, str]] = [
 ]
 
 
-def outcome(handle: isthmus.Queue, call: str, timeout: float) -> str:
+def outcome(handle: isthmus.Queue[bytes], call: str, timeout: float) -> str:
     """What the survivor gets, in a word."""
     got = 0
     try:
@@ -261,8 +261,8 @@ def test_what_the_others_get(
     waits: bool,
     death: str,
 ) -> None:
-    handle = isthmus.Queue("table", capacity=256 * 1024, **attributes)
-    peer = dying(spawn, f"{HELPERS}\nq = isthmus.Queue.open('table')\n{done}", death)
+    handle = isthmus.Queue("table", type=bytes, capacity=256 * 1024, **attributes)
+    peer = dying(spawn, f"{HELPERS}\nq = isthmus.Queue.open('table', type=bytes)\n{done}", death)
     got: list[str] = []
     survivor = threading.Thread(target=lambda: got.append(outcome(handle, call, timeout)))
     if waits:
@@ -278,15 +278,15 @@ def test_what_the_others_get(
         handle.get(timeout=0)
     # Another that attaches afterwards finds everything in order.
     if not attributes:
-        after = spawn(f"{PRELUDE}\nq = isthmus.Queue.open('table')\nq.put(b'after')\nq.close()\n")
+        after = spawn(f"{PRELUDE}\nq = isthmus.Queue.open('table', type=bytes)\nq.put(b'after')\nq.close()\n")
         after.finish()
         assert handle.get(timeout=20) == b"after"
     handle.close()
 
 
 def test_peer_died_names_the_last_producer_that_was_killed(spawn: Start) -> None:
-    handle = isthmus.Queue("table", capacity=MIB, ends_with_producers=True)
-    put = "q = isthmus.Queue.open('table')\nq.put(b'x')"
+    handle = isthmus.Queue("table", type=bytes, capacity=MIB, ends_with_producers=True)
+    put = "q = isthmus.Queue.open('table', type=bytes)\nq.put(b'x')"
     first = dying(spawn, put, "SIGKILL")
     last = dying(spawn, put, "SIGKILL")
     die(first, "SIGKILL")

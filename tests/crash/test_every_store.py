@@ -98,7 +98,7 @@ def at_each_store(
     shared.close()
 
 
-FRESH = "q = isthmus.Queue.open(name); small = bytes(9); large = bytes(5000)"
+FRESH = "q = isthmus.Queue.open(name, type=bytes); small = bytes(9); large = bytes(5000)"
 # The first call of a handle announces it; later ones are some hundred instructions.
 WARM = FRESH + "\nq.put(b''); q.get()"
 
@@ -113,7 +113,7 @@ STATES = [("warm", operation) for operation in PUTS]
 STATES += [("first-call", "q.put(small)"), ("wraps", "q.put(small)")]
 
 
-def drain(handle: isthmus.Queue) -> list[bytes]:
+def drain(handle: isthmus.Queue[bytes]) -> list[bytes]:
     """All that comes, until what was put here."""
     handle.put(b"after", timeout=20)
     messages = []
@@ -122,7 +122,7 @@ def drain(handle: isthmus.Queue) -> list[bytes]:
     return messages
 
 
-def check_whole(handle: isthmus.Queue, largest: int) -> None:
+def check_whole(handle: isthmus.Queue[bytes], largest: int) -> None:
     """The queue is empty, and every byte of it can be used."""
     assert handle.qsize() == 0
     handle.put(bytes(largest), timeout=20)
@@ -134,7 +134,7 @@ def check_whole(handle: isthmus.Queue, largest: int) -> None:
 @pytest.mark.parametrize(("state", "operation"), STATES)
 def test_a_producer_killed_after_any_store(siege: Siege, state: str, operation: str) -> None:
     """What it was putting is there from the front on, or not at all; never half, never twice."""
-    with isthmus.Queue("stepped", capacity=CAPACITY) as handle:
+    with isthmus.Queue("stepped", type=bytes, capacity=CAPACITY) as handle:
         largest = limit_of(handle)
         whole = PUTS[operation]
 
@@ -168,7 +168,7 @@ INSIDE: list[tuple[str, tuple[int, ...]]] = [
 @pytest.mark.parametrize(("operation", "sizes"), INSIDE)
 def test_a_consumer_killed_after_any_store(siege: Siege, operation: str, sizes: tuple[int, ...]) -> None:
     """At most what this call took is gone, from the front; the rest is in order, and all memory is back."""
-    with isthmus.Queue("stepped", capacity=CAPACITY) as handle:
+    with isthmus.Queue("stepped", type=bytes, capacity=CAPACITY) as handle:
         largest = limit_of(handle)
         inside = [bytes([number]) * size for number, size in enumerate(sizes)]
 
@@ -188,7 +188,7 @@ def test_a_consumer_killed_after_any_store(siege: Siege, operation: str, sizes: 
 @pytest.mark.parametrize("operation", ["q.put(small)", "q.put(large)"])
 def test_a_producer_killed_while_a_consumer_sleeps(siege: Siege, operation: str) -> None:
     """A message that was committed reaches the sleeper even where the wake-up died with its sender."""
-    with isthmus.Queue("stepped", capacity=CAPACITY) as handle:
+    with isthmus.Queue("stepped", type=bytes, capacity=CAPACITY) as handle:
         expected = PUTS[operation][0]
         got: list[bytes] = []
         sleeper = threading.Thread()
@@ -280,14 +280,17 @@ def test_a_value_is_as_before_or_as_after(siege: Siege, operation: str) -> None:
 
 
 LIFE = {
-    "first use, creation": ("isthmus.Queue(name, capacity=1 << 17)", ""),
-    "creation": ("isthmus.Queue(name, capacity=1 << 17)", "other = isthmus.Queue(capacity=1 << 16)"),
-    "creation insisted on": ("isthmus.Queue.create(name, capacity=1 << 17)", ""),
-    "last close": ("q.close()", "q = isthmus.Queue(name, capacity=1 << 17)"),
-    "unlink": ("q.unlink()", "q = isthmus.Queue(name, capacity=1 << 17)"),
+    "first use, creation": ("isthmus.Queue(name, type=bytes, capacity=1 << 17)", ""),
+    "creation": (
+        "isthmus.Queue(name, type=bytes, capacity=1 << 17)",
+        "other = isthmus.Queue(type=bytes, capacity=1 << 16)",
+    ),
+    "creation insisted on": ("isthmus.Queue.create(name, type=bytes, capacity=1 << 17)", ""),
+    "last close": ("q.close()", "q = isthmus.Queue(name, type=bytes, capacity=1 << 17)"),
+    "unlink": ("q.unlink()", "q = isthmus.Queue(name, type=bytes, capacity=1 << 17)"),
     "creation of a mutex": ("isthmus.Mutex(name)", ""),
     "creation of a value": ("isthmus.Value(name, 7)", ""),
-    "cleaning": ("isthmus.clean()", "q = isthmus.Queue(name, capacity=1 << 17)\nq.close()"),
+    "cleaning": ("isthmus.clean()", "q = isthmus.Queue(name, type=bytes, capacity=1 << 17)\nq.close()"),
 }
 
 
@@ -307,7 +310,8 @@ def test_killed_at_each_system_call_of_creating_and_removing(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
-                with isthmus.Queue("born", capacity=1 << 18) as handle:  # another capacity: a new one
+                # Another capacity: a new one.
+                with isthmus.Queue("born", type=bytes, capacity=1 << 18) as handle:
                     handle.put(b"works", timeout=20)
                     assert handle.get(timeout=20) == b"works"
             assert object_files(namespace) == []

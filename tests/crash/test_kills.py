@@ -27,9 +27,9 @@ pytestmark = pytest.mark.timeout(0 if KILLS else 120)
 
 
 @pytest.fixture
-def queue() -> Iterator[isthmus.Queue]:
+def queue() -> Iterator[isthmus.Queue[bytes]]:
     """The queue under siege; this process is attached and does nothing while workers die."""
-    handle = isthmus.Queue.create("besieged", capacity=CAPACITY)
+    handle = isthmus.Queue.create("besieged", type=bytes, capacity=CAPACITY)
     yield handle
     handle.unlink()
 
@@ -49,7 +49,7 @@ SIEGES = [
 
 @pytest.mark.parametrize(("mixture", "producers", "consumers", "put_batch", "get_batch", "kills"), SIEGES)
 def test_producers_and_consumers_killed_at_random(
-    queue: isthmus.Queue,
+    queue: isthmus.Queue[bytes],
     mixture: str,
     producers: int,
     consumers: int,
@@ -84,7 +84,7 @@ def test_producers_and_consumers_killed_at_random(
 @pytest.mark.parametrize(
     ("width", "batch", "pairs"), [(16, 64, 1), (16, 64, 2), (200, 8, 1), (16, 1, 2), (5000, 16, 1)]
 )
-def test_killed_inside_put_and_get(queue: isthmus.Queue, width: int, batch: int, pairs: int) -> None:
+def test_killed_inside_put_and_get(queue: isthmus.Queue[bytes], width: int, batch: int, pairs: int) -> None:
     """Workers that do nothing but put and get, so that most of the kills hit them in the middle of it."""
     with Siege(seed=13) as siege:
         numbers = iter(range(1, 1 << 24))
@@ -107,7 +107,7 @@ def test_killed_inside_put_and_get(queue: isthmus.Queue, width: int, batch: int,
 
 
 @pytest.mark.parametrize("mixture", ["inline", "large"])
-def test_only_consumers_die(queue: isthmus.Queue, mixture: str) -> None:
+def test_only_consumers_die(queue: isthmus.Queue[bytes], mixture: str) -> None:
     """With one producer that lives, what is lost is exactly what killed consumers had in hand."""
     with Siege(seed=2) as siege:
         siege.start("produce", queue="besieged", number=1, mixture=mixture, batch=0)
@@ -128,7 +128,7 @@ def test_only_consumers_die(queue: isthmus.Queue, mixture: str) -> None:
 
 
 @pytest.mark.parametrize("mixture", ["inline", "large"])
-def test_only_producers_die(queue: isthmus.Queue, mixture: str) -> None:
+def test_only_producers_die(queue: isthmus.Queue[bytes], mixture: str) -> None:
     """With one consumer that lives, nothing at all is lost, and it sees all of each producer in order."""
     with Siege(seed=3) as siege:
         siege.start("consume", words=1 << 23, queue="besieged", batch=0)
@@ -182,7 +182,9 @@ def test_lock_holders_killed_at_random(on_owner_died: str, takers: int) -> None:
     lock.close()
 
 
-def test_a_worker_started_by_exec_is_killed_like_any_other(queue: isthmus.Queue, namespace: object) -> None:
+def test_a_worker_started_by_exec_is_killed_like_any_other(
+    queue: isthmus.Queue[bytes], namespace: object
+) -> None:
     """The same with processes that share no ancestor that ever loaded isthmus; few, for they start slowly."""
     with Siege(seed=5) as siege:
         code = "import json, sys, workers; sys.exit(workers.run(sys.argv[1], json.loads(sys.argv[2])))"

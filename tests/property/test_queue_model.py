@@ -46,12 +46,12 @@ class QueueModel(RuleBasedStateMachine):
         self.ended = False
         self.name: str | None = None
         self.largest = 0
-        self.open: list[isthmus.Queue] = []
+        self.open: list[isthmus.Queue[bytes]] = []
 
     @initialize(target=handles, capacity=capacities, named=st.booleans())
-    def create(self, capacity: int, named: bool) -> isthmus.Queue:
+    def create(self, capacity: int, named: bool) -> isthmus.Queue[bytes]:
         self.name = "model" if named else None
-        handle = isthmus.Queue(self.name, capacity=capacity)
+        handle = isthmus.Queue(self.name, type=bytes, capacity=capacity)
         with pytest.raises(isthmus.TooLarge) as caught:
             handle.put(bytes(capacity + 1), timeout=0)
         self.largest = caught.value.limit
@@ -64,9 +64,9 @@ class QueueModel(RuleBasedStateMachine):
         return (mark * (size // 8 + 1))[: min(size, self.largest)]
 
     @rule(target=handles, handle=handles, how=st.sampled_from(["open", "pickle"]))
-    def another_handle(self, handle: isthmus.Queue, how: str) -> isthmus.Queue:
+    def another_handle(self, handle: isthmus.Queue[bytes], how: str) -> isthmus.Queue[bytes]:
         if how == "open" and self.name is not None:
-            new = isthmus.Queue.open(self.name)
+            new = isthmus.Queue.open(self.name, type=bytes)
         else:
             new = pickle.loads(pickle.dumps(handle))
         self.open.append(new)
@@ -74,18 +74,20 @@ class QueueModel(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.open) > 1)
     @rule(handle=consumes(handles))
-    def close(self, handle: isthmus.Queue) -> None:
+    def close(self, handle: isthmus.Queue[bytes]) -> None:
         if len(self.open) > 1:
             handle.close()
             self.open.remove(handle)
 
     @precondition(lambda self: len(self.open) == 1)
     @rule(target=handles, handle=consumes(handles))
-    def keep_the_last(self, handle: isthmus.Queue) -> isthmus.Queue | MultipleResults[isthmus.Queue]:
+    def keep_the_last(
+        self, handle: isthmus.Queue[bytes]
+    ) -> isthmus.Queue[bytes] | MultipleResults[isthmus.Queue[bytes]]:
         return handle if not handle.closed else multiple()
 
     @rule(handle=handles, size=sizes)
-    def put(self, handle: isthmus.Queue, size: int) -> None:
+    def put(self, handle: isthmus.Queue[bytes], size: int) -> None:
         message = self.message(size)
         if handle.closed:
             return
@@ -100,7 +102,7 @@ class QueueModel(RuleBasedStateMachine):
             self.expected.append(message)
 
     @rule(handle=handles, many=st.lists(sizes, max_size=30))
-    def put_many(self, handle: isthmus.Queue, many: list[int]) -> None:
+    def put_many(self, handle: isthmus.Queue[bytes], many: list[int]) -> None:
         messages = [self.message(size) for size in many]
         if handle.closed:
             return
@@ -119,7 +121,7 @@ class QueueModel(RuleBasedStateMachine):
         self.expected.extend(messages[:sent])
 
     @rule(handle=handles)
-    def get(self, handle: isthmus.Queue) -> None:
+    def get(self, handle: isthmus.Queue[bytes]) -> None:
         if handle.closed:
             return
         try:
@@ -134,7 +136,7 @@ class QueueModel(RuleBasedStateMachine):
             assert message == self.expected.popleft()
 
     @rule(handle=handles, limit=st.integers(1, 50))
-    def get_many(self, handle: isthmus.Queue, limit: int) -> None:
+    def get_many(self, handle: isthmus.Queue[bytes], limit: int) -> None:
         if handle.closed:
             return
         try:
@@ -151,7 +153,7 @@ class QueueModel(RuleBasedStateMachine):
                 self.expected.popleft()
 
     @rule(handle=handles)
-    def drain(self, handle: isthmus.Queue) -> None:
+    def drain(self, handle: isthmus.Queue[bytes]) -> None:
         if handle.closed:
             return
         while self.expected:
@@ -163,7 +165,7 @@ class QueueModel(RuleBasedStateMachine):
             assert handle.get(timeout=0) == bytes(self.largest)
 
     @rule(handle=handles, chance=st.integers(0, 9))
-    def shutdown(self, handle: isthmus.Queue, chance: int) -> None:
+    def shutdown(self, handle: isthmus.Queue[bytes], chance: int) -> None:
         if not handle.closed and chance == 0:
             handle.shutdown()
             self.ended = True

@@ -89,10 +89,13 @@ def inner(peer: Peer) -> int:
 
 @PROC
 def test_messages_go_both_ways(contain: Start, proc: str) -> None:
-    with isthmus.Queue("in", capacity=1 << 20) as there, isthmus.Queue("out", capacity=1 << 20) as back:
+    with (
+        isthmus.Queue("in", type=bytes, capacity=1 << 20) as there,
+        isthmus.Queue("out", type=bytes, capacity=1 << 20) as back,
+    ):
         code = """
             import os, isthmus
-            with isthmus.Queue.open("in") as q, isthmus.Queue.open("out") as back:
+            with isthmus.Queue.open("in", type=bytes) as q, isthmus.Queue.open("out", type=bytes) as back:
                 for message in q:
                     back.put(message + b" %d" % os.getpid())
         """
@@ -191,7 +194,7 @@ def test_a_process_condemned_by_those_who_cannot_see_it_gets_an_error_everywhere
     holder = spawn("""
         import os, sys, isthmus
         m = isthmus.Mutex.open("lock")
-        q = isthmus.Queue.create("own", capacity=1 << 20)
+        q = isthmus.Queue.create("own", type=bytes, capacity=1 << 20)
         assert m.acquire(timeout=20)
         open(os.environ["ISTHMUS_NAMESPACE"] + "/.registry").close()
         print("held", flush=True)
@@ -224,10 +227,10 @@ def test_a_process_condemned_by_those_who_cannot_see_it_gets_an_error_everywhere
 @PROC
 def test_killed_containers_under_load_leave_a_working_queue(contain: Start, spawn: Start, proc: str) -> None:
     """A whole container goes at once: producer and consumer inside, both killed."""
-    with isthmus.Queue("load", capacity=256 << 10) as handle:
+    with isthmus.Queue("load", type=bytes, capacity=256 << 10) as handle:
         code = """
             import threading, isthmus
-            q = isthmus.Queue.open("load")
+            q = isthmus.Queue.open("load", type=bytes)
             def put():
                 while True: q.put(bytes(1000))
             def get():

@@ -23,7 +23,7 @@ def test_a_creator_killed_at_a_random_moment_leaves_nothing_half_done(namespace:
         for _ in range(60):
             siege.bombard(1, Watchdog(), lambda _: start(), pause=0.03)
             # Whatever it left, the name is usable at once: absent, or a whole queue.
-            with isthmus.Queue("born", capacity=32 << 20) as handle:
+            with isthmus.Queue("born", type=bytes, capacity=32 << 20) as handle:
                 handle.put(message(0, 0, 64), timeout=20)
                 with contextlib.suppress(isthmus.Empty):  # the others take what they find
                     while True:

@@ -26,7 +26,7 @@ Refused = (isthmus.IncompatibleError, isthmus.CorruptError)
 @pytest.fixture
 def stored(namespace: Path) -> Path:
     """The file of a persistent queue with messages in it that nobody has open."""
-    with isthmus.Queue("stored", persistent=True, capacity=256 << 10) as handle:
+    with isthmus.Queue("stored", type=bytes, persistent=True, capacity=256 << 10) as handle:
         handle.put_many([b"a" * 10, b"b" * 10_000, b"c"])
     return namespace / "stored"
 
@@ -56,7 +56,7 @@ def check_refused(path: Path, *words: str) -> None:
     (entry,) = [entry for entry in isthmus.objects() if entry.name == "stored"]
     assert entry.problem is not None
     isthmus.clean()
-    with isthmus.Queue("sound") as handle:  # the rest of the namespace goes on
+    with isthmus.Queue("sound", type=bytes) as handle:  # the rest of the namespace goes on
         handle.put(b"x")
         assert handle.get() == b"x"
 
@@ -154,14 +154,14 @@ def test_a_file_without_permission_is_a_permission_error_for_those_it_concerns(
         (namespace / "stored").write_bytes(bytes(100))
         (namespace / "stored").chmod(0)
         with pytest.raises(PermissionError):
-            isthmus.Queue.open("stored")
+            isthmus.Queue.open("stored", type=bytes)
         return
     # Root may read everything: what it must not do is use what belongs to another user.
     path = namespace / "stored"
     path.write_bytes(bytes(100_000))
     os.chown(path, 65534, 65534)
     with pytest.raises((PermissionError, *Refused)):
-        isthmus.Queue.open("stored")
+        isthmus.Queue.open("stored", type=bytes)
 
 
 USE = """
@@ -173,7 +173,7 @@ def attempt(call):
         return call()
     except (isthmus.IsthmusError, OSError, MemoryError):
         return None
-q = attempt(lambda: isthmus.Queue.open("stored"))
+q = attempt(lambda: isthmus.Queue.open("stored", type=bytes))
 if q is not None:
     for _ in range(3):
         attempt(lambda: q.stats())
@@ -243,7 +243,7 @@ def damage(seed, data):
 @pytest.mark.parametrize("part", ["header", "control words", "ring", "table of blocks"])
 def test_no_corruption_crashes_or_hangs_those_who_use_it(spawn: Start, stored: Path, part: str) -> None:
     """Bits flipped and words overwritten at random places, 100 files a part: an error at worst."""
-    with isthmus.Queue.open("stored") as handle:
+    with isthmus.Queue.open("stored", type=bytes) as handle:
         units = stored.stat().st_size - handle.message_max  # the file ends with them
     start, end = {
         "header": (0, HEADER),
@@ -304,7 +304,7 @@ def test_a_listing_survives_everything_at_once(namespace: Path, stored: Path) ->
     (namespace / "directory").mkdir()
     os.mkfifo(namespace / "fifo")
     (namespace / "link").symlink_to("nowhere")
-    with isthmus.Queue("good"), isthmus.Mutex("lock"):
+    with isthmus.Queue("good", type=bytes), isthmus.Mutex("lock"):
         by_name = {entry.name: entry for entry in isthmus.objects()}
         assert by_name["good"].problem is None
         assert by_name["lock"].problem is None

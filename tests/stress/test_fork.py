@@ -54,8 +54,8 @@ def run(code: str, *args: object) -> str:
 @pytest.mark.parametrize("name", ["None", "'named'"])
 def test_parent_and_child_both_use_the_handle(name: str) -> None:
     run(f"""
-q = isthmus.Queue({name}, capacity=1 << 20)
-back = isthmus.Queue(capacity=1 << 20)
+q = isthmus.Queue({name}, type=bytes, capacity=1 << 20)
+back = isthmus.Queue(type=bytes, capacity=1 << 20)
 def work():
     for i in range(500):
         assert q.get(timeout=20) == i.to_bytes(2, "little") * 10
@@ -76,7 +76,7 @@ q.close(); back.close()
 def test_a_grandchild_uses_it_too_and_all_are_different_owners() -> None:
     run("""
 m = isthmus.Mutex()
-q = isthmus.Queue(capacity=1 << 20)
+q = isthmus.Queue(type=bytes, capacity=1 << 20)
 def turns(name):
     for _ in range(300):
         with m:
@@ -98,7 +98,7 @@ q.close()
 
 def test_a_child_of_a_child_that_never_used_it() -> None:
     run("""
-q = isthmus.Queue(capacity=1 << 20)
+q = isthmus.Queue(type=bytes, capacity=1 << 20)
 q.put(b"one")
 def work():
     join(child(lambda: q.put(q.get(timeout=20) + b" two")))
@@ -110,7 +110,7 @@ q.close()
 
 def test_forked_while_another_thread_waits_in_get() -> None:
     run("""
-q = isthmus.Queue(capacity=1 << 20)
+q = isthmus.Queue(type=bytes, capacity=1 << 20)
 got = []
 waiting = [threading.Thread(target=lambda: got.append(q.get())) for _ in range(3)]
 for thread in waiting: thread.start()
@@ -133,8 +133,8 @@ q.close()
 def test_forked_while_other_threads_put_and_get_all_the_time() -> None:
     """A child forked at any moment finds no lock of the library held by a thread it does not have."""
     run("""
-q = isthmus.Queue(capacity=1 << 18)
-reply = isthmus.Queue(capacity=1 << 20)
+q = isthmus.Queue(type=bytes, capacity=1 << 18)
+reply = isthmus.Queue(type=bytes, capacity=1 << 20)
 stop = False
 def putter():
     while not stop:
@@ -146,16 +146,16 @@ def getter():
         except isthmus.Empty: pass
 def opener():
     while not stop:
-        with isthmus.Queue("other", capacity=1 << 16): pass
+        with isthmus.Queue("other", type=bytes, capacity=1 << 16): pass
 threads = [threading.Thread(target=f) for f in (putter, putter, getter, getter, opener)]
 for thread in threads: thread.start()
 def work():
     for _ in range(20):
         try: q.put(bytes(64), timeout=5); q.get(timeout=5)
         except isthmus.Timeout: pass
-    with isthmus.Queue("other", capacity=1 << 16):
+    with isthmus.Queue("other", type=bytes, capacity=1 << 16):
         pass
-    with isthmus.Queue("another", capacity=1 << 16) as new:
+    with isthmus.Queue("another", type=bytes, capacity=1 << 16) as new:
         new.put(b"x"); assert new.get(timeout=5) == b"x"
     reply.put(b"done")
     os._exit(0)
@@ -318,7 +318,7 @@ m.close()
 
 def test_the_name_lives_as_long_as_a_child_that_inherited_it(namespace: Path, spawn: Start) -> None:
     parent = spawn(f"""{PRELUDE}
-q = isthmus.Queue("inherited", capacity=1 << 20)
+q = isthmus.Queue("inherited", type=bytes, capacity=1 << 20)
 ready, gate = os.pipe(), os.pipe()
 def work():
     os.write(ready[1], b"x")
@@ -345,11 +345,11 @@ say("joined")
 
 def test_a_child_that_closes_does_not_remove_the_name_from_its_parent(namespace: Path) -> None:
     run("""
-q = isthmus.Queue("inherited", capacity=1 << 20)
+q = isthmus.Queue("inherited", type=bytes, capacity=1 << 20)
 def work():
     q.close()
 join(child(work))
-again = isthmus.Queue.open("inherited")
+again = isthmus.Queue.open("inherited", type=bytes)
 again.put(b"x")
 assert q.get(timeout=0) == b"x"
 again.close()
@@ -360,9 +360,9 @@ q.close()
 
 def test_daemonised_twice_over() -> None:
     """The usual double fork: the grandchild goes on alone, with handles opened by a process long gone."""
-    with isthmus.Queue("daemon", capacity=1 << 20) as handle:
+    with isthmus.Queue("daemon", type=bytes, capacity=1 << 20) as handle:
         run("""
-q = isthmus.Queue.open("daemon")
+q = isthmus.Queue.open("daemon", type=bytes)
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:

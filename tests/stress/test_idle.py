@@ -54,9 +54,9 @@ WAITS = {
 
 PRELUDE = """
 import sys, threading, isthmus
-q = isthmus.Queue.open("q")
-stream = isthmus.Queue.open("stream")
-full = isthmus.Queue.open("full")
+q = isthmus.Queue.open("q", type=bytes)
+stream = isthmus.Queue.open("stream", type=bytes)
+full = isthmus.Queue.open("full", type=bytes)
 lock = isthmus.Mutex.open("lock")
 def crowd(count):
     threads = [threading.Thread(target=q.get) for _ in range(count)]

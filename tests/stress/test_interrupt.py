@@ -33,9 +33,9 @@ WAITS = {
 PRELUDE = """
 import os, signal, sys, threading, time, isthmus
 def say(text): print(text, flush=True)
-empty = isthmus.Queue.open("empty")
-full = isthmus.Queue.open("full")
-stream = isthmus.Queue.open("stream")
+empty = isthmus.Queue.open("empty", type=bytes)
+full = isthmus.Queue.open("full", type=bytes)
+stream = isthmus.Queue.open("stream", type=bytes)
 lock = isthmus.Mutex.open("lock")
 def loop():
     for _ in empty: pass
@@ -45,8 +45,11 @@ def loop():
 @pytest.fixture
 def objects() -> object:
     """An empty queue, a full one, one that ends with its producers, and a mutex held by this process."""
-    empty, full = isthmus.Queue("empty", capacity=1 << 20), isthmus.Queue("full", capacity=64 << 10)
-    stream = isthmus.Queue("stream", capacity=1 << 20, ends_with_producers=True)
+    empty, full = (
+        isthmus.Queue("empty", type=bytes, capacity=1 << 20),
+        isthmus.Queue("full", type=bytes, capacity=64 << 10),
+    )
+    stream = isthmus.Queue("stream", type=bytes, capacity=1 << 20, ends_with_producers=True)
     stream.put(b"x")
     stream.get()
     lock = isthmus.Mutex("lock")
@@ -59,7 +62,7 @@ def objects() -> object:
         handle.close()
 
 
-def fill(handle: isthmus.Queue) -> None:
+def fill(handle: isthmus.Queue[bytes]) -> None:
     """Fills it up with messages of every size."""
     for size in (30_000, 5000, 1000, 0):
         with contextlib.suppress(isthmus.Full):
@@ -162,7 +165,7 @@ for handle in (empty, full, stream, lock): handle.close()
 
 def test_interrupted_again_and_again_nothing_is_lost_or_doubled(spawn: Start, namespace: object) -> None:
     """Signals at random moments of put and get: each either happened or did not, and the count says which."""
-    with isthmus.Queue("busy", capacity=64 << 10) as handle:
+    with isthmus.Queue("busy", type=bytes, capacity=64 << 10) as handle:
         peer = spawn("""
             import signal, isthmus
             class Alarm(Exception): pass
@@ -173,7 +176,7 @@ def test_interrupted_again_and_again_nothing_is_lost_or_doubled(spawn: Start, na
                     armed = False
                     raise Alarm
             signal.signal(signal.SIGALRM, handler)
-            q = isthmus.Queue.open("busy")
+            q = isthmus.Queue.open("busy", type=bytes)
             signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0007)
             alarms = 0
             for i in range(4000):

@@ -15,7 +15,7 @@ Start = Callable[..., Peer]
 USER = """
 import sys, warnings, isthmus
 warnings.simplefilter("ignore")
-q = isthmus.Queue("used", capacity=1 << 20)
+q = isthmus.Queue("used", type=bytes, capacity=1 << 20)
 m = isthmus.Mutex("lock")
 q.put(b"x")
 print("ready", flush=True)
@@ -42,7 +42,7 @@ def test_the_next_use_of_the_namespace_removes_what_the_killed_left(namespace: P
     for user in users:
         user.kill()
     assert object_files(namespace) == ["lock", "used"]
-    run_python("import isthmus; isthmus.Queue('other', capacity=1 << 16).close()")
+    run_python("import isthmus; isthmus.Queue('other', type=bytes, capacity=1 << 16).close()")
     assert object_files(namespace) == []
 
 
@@ -50,7 +50,7 @@ def test_the_same_name_after_a_kill_is_a_new_object(spawn: Start) -> None:
     user = spawn(USER)
     user.expect("ready")
     user.kill()
-    with isthmus.Queue("used", capacity=2 << 20) as handle:  # another capacity: not the old one's
+    with isthmus.Queue("used", type=bytes, capacity=2 << 20) as handle:  # another capacity: not the old one's
         assert handle.empty()
         assert handle.capacity == 2 << 20
 
@@ -61,8 +61,8 @@ def test_create_and_open_after_a_kill(spawn: Start) -> None:
         user.expect("ready")
         user.kill()
         with pytest.raises(FileNotFoundError):
-            isthmus.Queue.open("used")
-        with isthmus.Queue.create("used", capacity=1 << 20) as handle:
+            isthmus.Queue.open("used", type=bytes)
+        with isthmus.Queue.create("used", type=bytes, capacity=1 << 20) as handle:
             assert handle.empty()
 
 
@@ -94,7 +94,8 @@ def test_a_sweep_never_takes_what_a_stopped_or_idle_process_uses(namespace: Path
     user.expect("ready")
     user.stop()
     run_python(
-        "import isthmus; isthmus.Queue('other', capacity=1 << 16).close(); assert isthmus.clean() == []"
+        "import isthmus\nisthmus.Queue('other', type=bytes, capacity=1 << 16).close()\n"
+        "assert isthmus.clean() == []"
     )
     assert object_files(namespace) == ["lock", "used"]
     user.resume()
@@ -106,7 +107,7 @@ def test_a_persistent_queue_outlives_kills_and_sweeps_with_its_messages(
 ) -> None:
     user = spawn("""
         import sys, isthmus
-        q = isthmus.Queue("kept", persistent=True, capacity=1 << 20)
+        q = isthmus.Queue("kept", type=bytes, persistent=True, capacity=1 << 20)
         q.put_many([b"1", bytes(10_000)])
         print("ready", flush=True)
         sys.stdin.readline()
@@ -114,18 +115,18 @@ def test_a_persistent_queue_outlives_kills_and_sweeps_with_its_messages(
     user.expect("ready")
     user.kill()
     assert isthmus.clean() == []
-    run_python("import isthmus; isthmus.Queue('other', capacity=1 << 16).close()")
+    run_python("import isthmus; isthmus.Queue('other', type=bytes, capacity=1 << 16).close()")
     assert object_files(namespace) == ["kept"]
-    with isthmus.Queue.open("kept") as handle:
+    with isthmus.Queue.open("kept", type=bytes) as handle:
         assert handle.get_many(10, timeout=0) == [b"1", bytes(10_000)]
         handle.unlink()
 
 
 def test_those_attached_to_an_unlinked_object_go_on(namespace: Path, spawn: Start) -> None:
-    handle = isthmus.Queue("used", capacity=1 << 20)
+    handle = isthmus.Queue("used", type=bytes, capacity=1 << 20)
     peer = spawn("""
         import isthmus
-        q = isthmus.Queue.open("used")
+        q = isthmus.Queue.open("used", type=bytes)
         print("ready", flush=True)
         while True:
             message = q.get(timeout=20)
@@ -135,7 +136,7 @@ def test_those_attached_to_an_unlinked_object_go_on(namespace: Path, spawn: Star
     """)
     peer.expect("ready")
     handle.unlink()
-    with isthmus.Queue("used", capacity=1 << 20) as other:
+    with isthmus.Queue("used", type=bytes, capacity=1 << 20) as other:
         handle.put(b"old")
         peer.expect("b'old'")
         assert other.empty()
@@ -155,19 +156,19 @@ def test_no_descriptor_and_no_mapping_is_left_behind(namespace: Path) -> None:
         return descriptors, mappings
 
     def everything() -> None:
-        with isthmus.Queue("q", capacity=1 << 16) as q:
+        with isthmus.Queue("q", type=bytes, capacity=1 << 16) as q:
             q.put(b"x")
             q.get()
         lock = isthmus.Mutex("m")
         with lock:
             pass
         lock.close()
-        isthmus.Queue(capacity=1 << 16).close()
+        isthmus.Queue(type=bytes, capacity=1 << 16).close()
         for wrong in (isthmus.Queue.open, isthmus.Mutex.open):
             with pytest.raises(FileNotFoundError):
                 wrong("absent")
-        with isthmus.Queue("q", capacity=1 << 16), pytest.raises(isthmus.IncompatibleError):
-            isthmus.Queue("q", capacity=1 << 17)
+        with isthmus.Queue("q", type=bytes, capacity=1 << 16), pytest.raises(isthmus.IncompatibleError):
+            isthmus.Queue("q", type=bytes, capacity=1 << 17)
         isthmus.objects()
         isthmus.clean()
 

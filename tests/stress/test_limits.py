@@ -83,7 +83,7 @@ for make in (isthmus.Queue, isthmus.Queue.create):
     assert files() == []
     assert before is None or free() == before
     before = free()
-with isthmus.Queue("small", capacity=MIB) as q:
+with isthmus.Queue("small", type=bytes, capacity=MIB) as q:
     q.put(b"x"); assert q.get() == b"x"
 assert files() == []
 assert free() == before
@@ -94,11 +94,11 @@ assert free() == before
         mounted(
             4,
             """
-with isthmus.Queue("first", capacity=2 * MIB) as q:
+with isthmus.Queue("first", type=bytes, capacity=2 * MIB) as q:
     messages = [bytes([i]) * 1000 for i in range(200)]
     q.put_many(messages)
-    refused(lambda: isthmus.Queue("second", capacity=3 * MIB))
-    refused(lambda: isthmus.Queue("first-large", capacity=3 * MIB))
+    refused(lambda: isthmus.Queue("second", type=bytes, capacity=3 * MIB))
+    refused(lambda: isthmus.Queue("first-large", type=bytes, capacity=3 * MIB))
     assert q.get_many(1000) == messages
 """,
         ).finish()
@@ -110,7 +110,7 @@ with isthmus.Queue("first", capacity=2 * MIB) as q:
         mounted(
             4,
             """
-with isthmus.Queue("q", capacity=2 * MIB) as q, isthmus.Mutex("m") as m:
+with isthmus.Queue("q", type=bytes, capacity=2 * MIB) as q, isthmus.Mutex("m") as m:
     with (here / "filler").open("wb") as file:
         try:
             while True:
@@ -139,11 +139,11 @@ with isthmus.Queue("q", capacity=2 * MIB) as q, isthmus.Mutex("m") as m:
 for _ in range(3):
     pid = os.fork()
     if pid == 0:
-        q = isthmus.Queue("left", capacity=int(2.5 * MIB))
+        q = isthmus.Queue("left", type=bytes, capacity=int(2.5 * MIB))
         q.put(b"x")
         os.kill(os.getpid(), 9)
     os.waitpid(pid, 0)
-    with isthmus.Queue("next", capacity=int(2.5 * MIB)) as q:
+    with isthmus.Queue("next", type=bytes, capacity=int(2.5 * MIB)) as q:
         q.put(b"x"); assert q.get() == b"x"
 assert files() == [], files()
 """,
@@ -151,7 +151,8 @@ assert files() == [], files()
 
     def test_no_room_for_the_registry_itself(self, mounted: Callable[..., Peer]) -> None:
         mounted(
-            0.1, 'refused(lambda: isthmus.Queue("q", capacity=65536), str(here))\nassert files() == []'
+            0.1,
+            'refused(lambda: isthmus.Queue("q", type=bytes, capacity=9), str(here))\nassert files() == []',
         ).finish()
 
     def test_a_full_tmpfs_refuses_and_room_made_is_used(self, mounted: Callable[..., Peer]) -> None:
@@ -163,7 +164,7 @@ with isthmus.Mutex("claims the registry"):
 handles = []
 try:
     while True:
-        handles.append(isthmus.Queue(f"q{len(handles)}", capacity=256 << 10))
+        handles.append(isthmus.Queue(f"q{len(handles)}", type=bytes, capacity=256 << 10))
 except isthmus.NoSpaceError:
     pass
 assert 5 < len(handles) < 16, len(handles)
@@ -171,7 +172,7 @@ for handle in handles:
     handle.put(bytes(100_000))
 assert len(files()) == len(handles)
 handles[0].get(); handles[0].close()
-handles[0] = isthmus.Queue("again", capacity=256 << 10)
+handles[0] = isthmus.Queue("again", type=bytes, capacity=256 << 10)
 handles[0].put(bytes(100_000))
 for handle in handles:
     assert handle.get(timeout=0) == bytes(100_000)
@@ -254,12 +255,12 @@ def test_more_than_the_control_group_allows_is_an_error_not_a_kill(
     limited(
         64,
         f"""
-text = refused(lambda: isthmus.Queue({name}, capacity=256 * MIB), "cgroup", "capacity")
+text = refused(lambda: isthmus.Queue({name}, type=bytes, capacity=256 * MIB), "cgroup", "capacity")
 assert files() == []
-with isthmus.Queue({name}, capacity=8 * MIB) as q:
+with isthmus.Queue({name}, type=bytes, capacity=8 * MIB) as q:
     for _ in range(20):
         q.put(bytes(MIB)); assert q.get() == bytes(MIB)
-refused(lambda: isthmus.Queue({name}, capacity=100 * MIB), "cgroup")
+refused(lambda: isthmus.Queue({name}, type=bytes, capacity=100 * MIB), "cgroup")
 """,
     ).finish()
 
@@ -273,7 +274,7 @@ def test_what_is_used_already_counts(limited: Callable[..., Peer]) -> None:
 handles = []
 try:
     while True:
-        handles.append(isthmus.Queue(capacity=8 * MIB))
+        handles.append(isthmus.Queue(type=bytes, capacity=8 * MIB))
 except isthmus.NoSpaceError as error:
     assert "cgroup" in str(error), error
 assert 1 <= len(handles) < 8, len(handles)
@@ -291,10 +292,10 @@ for handle in handles: handle.close()
 
 def test_more_than_the_machine_has_is_refused_too(namespace: Path) -> None:
     with pytest.raises((isthmus.NoSpaceError, ValueError)) as caught:
-        isthmus.Queue("huge", capacity=1 << 45)
+        isthmus.Queue("huge", type=bytes, capacity=1 << 45)
     assert "capacity" in str(caught.value)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with isthmus.Queue("huge", capacity=1 << 20) as handle:
+        with isthmus.Queue("huge", type=bytes, capacity=1 << 20) as handle:
             handle.put(b"x")
             handle.get()

@@ -34,8 +34,8 @@ def produce(q, number):
 def main(method, name):
     context = multiprocessing.get_context(method)
     name = None if name == "anonymous" else name
-    q = isthmus.Queue(name, capacity=1 << 20)
-    back = isthmus.Queue(capacity=1 << 20)
+    q = isthmus.Queue(name, type=bytes, capacity=1 << 20)
+    back = isthmus.Queue(type=bytes, capacity=1 << 20)
     m = isthmus.Mutex(name and name + ".lock")
 
     workers = [context.Process(target=echo, args=(q, back, m, 50)) for _ in range(2)]
@@ -102,7 +102,7 @@ def work(number):
 
 def main(method):
     context = multiprocessing.get_context(method)
-    with isthmus.Queue(capacity=1 << 20) as q:
+    with isthmus.Queue(type=bytes, capacity=1 << 20) as q:
         pool = concurrent.futures.ProcessPoolExecutor(2, mp_context=context, initializer=begin, initargs=(q,))
         with pool:
             assert sorted(pool.map(work, range(200))) == list(range(200))

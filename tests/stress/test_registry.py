@@ -38,10 +38,8 @@ def test_a_slot_is_reused_and_nobody_is_taken_for_its_former_owner(spawn: Start)
     dead.expect("held")
     dead.kill()
     # These claim slots, the dead one's among them, and live.
-    heirs = [
-        spawn("import isthmus; q = isthmus.Queue('q'); print('ready', flush=True); input(); q.close()")
-        for _ in range(3)
-    ]
+    use = "q = isthmus.Queue('q', type=bytes); print('ready', flush=True); input(); q.close()"
+    heirs = [spawn(f"import isthmus; {use}") for _ in range(3)]
     for heir in heirs:
         heir.expect("ready")
     with pytest.raises(isthmus.OwnerDied) as caught:
@@ -59,7 +57,7 @@ def test_a_slot_is_reused_and_nobody_is_taken_for_its_former_owner(spawn: Start)
 
 def test_more_processes_come_and_die_than_there_are_slots() -> None:
     """2100 processes, one after the other, in the 2047 slots of a registry."""
-    with isthmus.Queue("visited", capacity=1 << 20) as handle, Siege(seed=11) as siege:
+    with isthmus.Queue("visited", type=bytes, capacity=1 << 20) as handle, Siege(seed=11) as siege:
         for _ in range(105):
             crowd = [siege.start("visit", queue="visited") for _ in range(20)]
             dog = Watchdog(limit=20.0)
@@ -107,7 +105,10 @@ def test_a_process_that_lost_its_lock_takes_it_again_by_itself(spawn: Start) -> 
     locks = Path("/proc/locks")
     wanted = f" {peer.pid} "
     assert not [line for line in locks.read_text().splitlines() if "POSIX" in line and wanted in line]
-    do(peer, "q = isthmus.Queue('q'); exec('try: q.get(timeout=1.5)\\nexcept isthmus.Empty: pass')")
+    do(
+        peer,
+        "q = isthmus.Queue('q', type=bytes); exec('try: q.get(timeout=1.5)\\nexcept isthmus.Empty: pass')",
+    )
     assert [line for line in locks.read_text().splitlines() if "POSIX" in line and wanted in line]
     do(peer, "m.release()")
     peer.finish()
@@ -115,10 +116,10 @@ def test_a_process_that_lost_its_lock_takes_it_again_by_itself(spawn: Start) -> 
 
 
 def test_a_producer_that_lost_its_registry_lock_still_counts(spawn: Start) -> None:
-    with isthmus.Queue("stream", capacity=1 << 20, ends_with_producers=True) as handle:
+    with isthmus.Queue("stream", type=bytes, capacity=1 << 20, ends_with_producers=True) as handle:
         peer = spawn("""
             import os, sys, isthmus
-            with isthmus.Queue.open("stream") as q:
+            with isthmus.Queue.open("stream", type=bytes) as q:
                 q.put(b"1")
                 open(os.environ["ISTHMUS_NAMESPACE"] + "/.registry").close()
                 print("lost", flush=True)
@@ -154,13 +155,13 @@ def test_this_process_may_close_the_registry_too(namespace: Path, spawn: Start) 
 
 def test_an_object_of_a_registry_that_was_replaced_is_refused_with_both_named(other_namespace: Path) -> None:
     where = str(other_namespace)
-    make = "import sys, isthmus; isthmus.Queue('kept', persistent=True, namespace=sys.argv[1]).close()"
-    run_python(make, where)
+    make = "isthmus.Queue('kept', type=bytes, persistent=True, namespace=sys.argv[1]).close()"
+    run_python(f"import sys, isthmus; {make}", where)
     (other_namespace / ".registry").unlink()
     with pytest.raises(isthmus.IncompatibleError, match="registry"):
-        isthmus.Queue.open("kept", namespace=where)
+        isthmus.Queue.open("kept", type=bytes, namespace=where)
     with pytest.raises(isthmus.IncompatibleError, match="registry"):
-        isthmus.Queue("kept", namespace=where)
+        isthmus.Queue("kept", type=bytes, namespace=where)
     (entry,) = isthmus.objects(where)
     assert entry.name == "kept"
     assert entry.problem is not None
@@ -172,7 +173,7 @@ def test_a_registry_that_is_no_registry_is_refused_by_name(other_namespace: Path
     (other_namespace / ".registry").write_bytes(content)
     (other_namespace / ".registry").chmod(0o600)
     with pytest.raises((isthmus.IncompatibleError, isthmus.CorruptError), match="registry"):
-        isthmus.Queue("x", namespace=other_namespace)
+        isthmus.Queue("x", type=bytes, namespace=other_namespace)
     assert (other_namespace / ".registry").read_bytes() == content
 
 

@@ -82,10 +82,10 @@ def test_a_stopped_process_that_repairs_keeps_the_lock(spawn: Start) -> None:
 
 
 def test_a_stopped_producer_does_not_end_the_queue(spawn: Start) -> None:
-    with isthmus.Queue("stream", capacity=1 << 20, ends_with_producers=True) as handle:
+    with isthmus.Queue("stream", type=bytes, capacity=1 << 20, ends_with_producers=True) as handle:
         peer = spawn("""
             import sys, isthmus
-            with isthmus.Queue.open("stream") as q:
+            with isthmus.Queue.open("stream", type=bytes) as q:
                 q.put(b"first")
                 print("put", flush=True)
                 sys.stdin.readline()
@@ -105,10 +105,10 @@ def test_a_stopped_producer_does_not_end_the_queue(spawn: Start) -> None:
 
 
 def test_a_stopped_consumer_that_waits_takes_nothing_and_blocks_nobody(spawn: Start) -> None:
-    with isthmus.Queue("work", capacity=1 << 20) as handle:
+    with isthmus.Queue("work", type=bytes, capacity=1 << 20) as handle:
         peer = spawn("""
             import isthmus
-            with isthmus.Queue.open("work") as q:
+            with isthmus.Queue.open("work", type=bytes) as q:
                 print("waiting", flush=True)
                 print(q.get(), flush=True)
         """)
@@ -127,7 +127,7 @@ def test_a_stopped_consumer_that_waits_takes_nothing_and_blocks_nobody(spawn: St
 @pytest.mark.parametrize("mixture", ["inline", "large"])
 def test_stopped_at_random_moments_nothing_is_lost_and_nobody_condemned(mixture: str) -> None:
     """Stopped in the middle of put and get, inside a critical section too; others may have to wait for it."""
-    queue = isthmus.Queue.create("besieged", capacity=2 << 20)
+    queue = isthmus.Queue.create("besieged", type=bytes, capacity=2 << 20)
     with Siege(seed=6) as siege:
         for number in (1, 2):
             siege.start("produce", queue="besieged", number=number, mixture=mixture, batch=0)

@@ -37,7 +37,7 @@ def run_all(calls: Sequence[Callable[[], None]]) -> None:
 @pytest.mark.parametrize("size", [8, 500, 20_000])
 @pytest.mark.parametrize("capacity", [128 << 10, 8 << 20])
 def test_every_message_of_eight_threads_comes_once_to_one_of_eight_others(size: int, capacity: int) -> None:
-    handle = isthmus.Queue(capacity=capacity)
+    handle = isthmus.Queue(type=bytes, capacity=capacity)
     each = 2000 if size < 1000 else 250
     lists: list[list[tuple[int, int]]] = [[] for _ in range(THREADS // 2)]
 
@@ -63,7 +63,7 @@ def test_every_message_of_eight_threads_comes_once_to_one_of_eight_others(size: 
 
 
 def test_batches_and_single_messages_mix() -> None:
-    handle = isthmus.Queue(capacity=256 << 10)
+    handle = isthmus.Queue(type=bytes, capacity=256 << 10)
     got: list[bytes] = []
 
     def put(number: int) -> None:
@@ -118,9 +118,9 @@ def test_a_mutex_excludes_sixteen_threads() -> None:
 
 def test_threads_that_close_under_threads_that_use_get_closed_error_and_nothing_worse() -> None:
     for _ in range(15):
-        handle = isthmus.Queue(capacity=128 << 10)
+        handle = isthmus.Queue(type=bytes, capacity=128 << 10)
 
-        def use(handle: isthmus.Queue = handle) -> None:
+        def use(handle: isthmus.Queue[bytes] = handle) -> None:
             while True:
                 try:
                     handle.put(bytes(100), timeout=0)
@@ -131,7 +131,7 @@ def test_threads_that_close_under_threads_that_use_get_closed_error_and_nothing_
                 except isthmus.ClosedError:
                     return
 
-        def close(handle: isthmus.Queue = handle) -> None:
+        def close(handle: isthmus.Queue[bytes] = handle) -> None:
             threading.Event().wait(0.005)
             while not handle.closed:
                 with contextlib.suppress(ResourceWarning):  # a message was inside

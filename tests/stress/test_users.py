@@ -37,7 +37,7 @@ def as_nobody(code: str, *args: object) -> str:
 
 
 def test_another_user_cannot_attach_by_name(namespace: Path) -> None:
-    with isthmus.Queue("private") as handle, isthmus.Mutex("lock"), isthmus.Value("number"):
+    with isthmus.Queue("private", type=bytes) as handle, isthmus.Mutex("lock"), isthmus.Value("number"):
         handle.put(b"secret")
         as_nobody("""
 for kind in (isthmus.Queue, isthmus.Mutex, isthmus.Value):
@@ -54,11 +54,11 @@ refused(isthmus.clean)
 
 def test_another_user_cannot_attach_even_where_the_directory_lets_it_in(namespace: Path) -> None:
     """Files are the user's alone whatever the mode of the directory."""
-    with isthmus.Queue("private") as handle:
+    with isthmus.Queue("private", type=bytes) as handle:
         namespace.chmod(0o711)
         try:
             as_nobody("""
-refused(lambda: isthmus.Queue.open("private"))
+refused(lambda: isthmus.Queue.open("private", type=bytes))
 for mode in ("rb", "r+b"):
     refused(lambda: open(os.environ["ISTHMUS_NAMESPACE"] + "/private", mode))
     refused(lambda: open(os.environ["ISTHMUS_NAMESPACE"] + "/.registry", mode))
@@ -70,7 +70,7 @@ for mode in ("rb", "r+b"):
 
 
 def test_another_user_cannot_attach_an_anonymous_one_by_its_pickle() -> None:
-    with isthmus.Queue() as handle, isthmus.Value() as value:
+    with isthmus.Queue(type=bytes) as handle, isthmus.Value() as value:
         as_nobody(
             """
 for address in sys.argv[1:]:
@@ -86,7 +86,7 @@ def test_each_user_has_a_default_namespace_of_their_own() -> None:
     existed = path.exists()
     as_nobody("""
 os.environ.pop("ISTHMUS_NAMESPACE")
-with isthmus.Queue("mine") as q:
+with isthmus.Queue("mine", type=bytes) as q:
     q.put(b"x"); assert q.get() == b"x"
     found = os.stat("/dev/shm/isthmus-65534")
     assert found.st_uid == 65534 and found.st_mode & 0o777 == 0o700, oct(found.st_mode)
@@ -94,7 +94,7 @@ with isthmus.Queue("mine") as q:
 """)
     # Root does not step in there by accident either: what it made there, the user could not use.
     with pytest.raises((PermissionError, isthmus.IsthmusError), match="isthmus-65534"):
-        isthmus.Queue("mine", namespace=path)
+        isthmus.Queue("mine", type=bytes, namespace=path)
     if not existed:
         for entry in path.iterdir():
             entry.unlink()
@@ -111,7 +111,7 @@ import os, pathlib, traceback, isthmus
 os.environ.pop("ISTHMUS_NAMESPACE")
 os.setgroups([]); os.setgid(54321); os.setuid(54321)
 try:
-    isthmus.Queue("x")
+    isthmus.Queue("x", type=bytes)
 except PermissionError as error:
     print(error)
 """)

@@ -28,7 +28,7 @@ pip install --quiet --no-index "$wheel"       # the package alone: no dependency
 python -W error - <<'PYTHON'
 import isthmus
 
-with isthmus.Queue("wheel", capacity=1 << 20) as queue:
+with isthmus.Queue("wheel", type=bytes, capacity=1 << 20) as queue:
     queue.put(b"from the wheel")
     assert queue.get(timeout=5) == b"from the wheel"
     with isthmus.Mutex("wheel-lock"):

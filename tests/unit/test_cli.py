@@ -19,7 +19,7 @@ from support import PATIENCE, Peer, wait_until
 
 HOLDER = """
 import sys, isthmus
-q = isthmus.Queue(sys.argv[1], capacity=1 << 20)
+q = isthmus.Queue(sys.argv[1], type=bytes, capacity=1 << 20)
 for _ in range(3):
     q.put(b"x" * 100)
 print("holding", flush=True)
@@ -249,11 +249,11 @@ def test_clean_removes_what_nobody_uses(spawn: Callable[..., Peer], namespace: P
 
 
 def test_clean_leaves_persistent_objects(namespace: Path) -> None:
-    isthmus.Queue.create("kept", capacity=1 << 16, persistent=True).close()
+    isthmus.Queue.create("kept", type=bytes, capacity=1 << 16, persistent=True).close()
     for arguments in (["clean", "--dry-run"], ["clean"]):
         assert isthmus_command(*arguments).stdout == ""
     assert "persistent" in isthmus_command("ls").stdout
-    isthmus.Queue.open("kept").unlink()
+    isthmus.Queue.open("kept", type=bytes).unlink()
     wait_until(lambda: not (namespace / "kept").exists(), "the name to go")
 
 

@@ -464,7 +464,7 @@ def test_a_handle_that_is_only_dropped_is_closed(namespace: Path) -> None:
 
 def test_a_mutex_is_not_a_queue_and_says_so(mutex: isthmus.Mutex) -> None:
     with pytest.raises(isthmus.IncompatibleError) as caught:
-        isthmus.Queue("lock")
+        isthmus.Queue("lock", type=bytes)
     assert "queue" in str(caught.value).lower()
     assert "mutex" in str(caught.value).lower()
 

@@ -25,16 +25,16 @@ Start = Callable[..., Peer]
 
 
 @pytest.fixture
-def q() -> Iterator[isthmus.Queue]:
+def q() -> Iterator[isthmus.Queue[bytes]]:
     """An anonymous queue; what a test leaves in it is thrown away without a warning."""
-    handle = isthmus.Queue()
+    handle = isthmus.Queue(type=bytes)
     yield handle
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         handle.close()
 
 
-def drain(handle: isthmus.Queue) -> list[bytes]:
+def drain(handle: isthmus.Queue[bytes]) -> list[bytes]:
     """Everything that is in a queue."""
     messages = []
     while True:
@@ -57,7 +57,7 @@ SIZES += [MIB - 1, MIB, MIB + 1, 3 * MIB + 5]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_message_of_any_size_comes_back_as_the_same_bytes(q: isthmus.Queue, size: int) -> None:
+def test_a_message_of_any_size_comes_back_as_the_same_bytes(q: isthmus.Queue[bytes], size: int) -> None:
     message = pattern(size)
     q.put(message, timeout=5)
     got = q.get(timeout=5)
@@ -65,7 +65,7 @@ def test_a_message_of_any_size_comes_back_as_the_same_bytes(q: isthmus.Queue, si
     assert got == message
 
 
-def test_messages_come_in_the_order_they_were_put_whatever_their_sizes(q: isthmus.Queue) -> None:
+def test_messages_come_in_the_order_they_were_put_whatever_their_sizes(q: isthmus.Queue[bytes]) -> None:
     sizes = [0, 5000, 1, 100_000, 4096, 4097, 64, 300_000, 0, 0, 4095, 2]
     messages = [pattern(size) + bytes([i]) for i, size in enumerate(sizes)]
     for message in messages:
@@ -74,7 +74,7 @@ def test_messages_come_in_the_order_they_were_put_whatever_their_sizes(q: isthmu
 
 
 def test_the_ring_wraps_many_times_without_mixing_messages() -> None:
-    with isthmus.Queue(capacity=64 * 1024) as handle:
+    with isthmus.Queue(type=bytes, capacity=64 * 1024) as handle:
         numbers = itertools.count()
         expected = itertools.count()
         for size in [1, 60, 64, 100, 1000, 4000, 5000, 9000] * 400:
@@ -100,13 +100,15 @@ BUFFERS: list[tuple[str, Callable[[], Any]]] = [
 
 
 @pytest.mark.parametrize(("kind", "make"), BUFFERS, ids=[kind for kind, _ in BUFFERS])
-def test_every_contiguous_buffer_is_taken_raw(q: isthmus.Queue, kind: str, make: Callable[[], Any]) -> None:
+def test_every_contiguous_buffer_is_taken_raw(
+    q: isthmus.Queue[bytes], kind: str, make: Callable[[], Any]
+) -> None:
     buffer: Any = make()
     q.put(buffer, timeout=0)
     assert q.get(timeout=0) == memoryview(buffer).tobytes(), kind
 
 
-def test_numpy_arrays_are_taken_raw(q: isthmus.Queue) -> None:
+def test_numpy_arrays_are_taken_raw(q: isthmus.Queue[bytes]) -> None:
     numpy = pytest.importorskip("numpy")
     large = numpy.arange(100_000, dtype="i8").reshape(100, 1000)
     for given in (numpy.arange(10, dtype="f4"), large, numpy.zeros(0)):
@@ -114,7 +116,7 @@ def test_numpy_arrays_are_taken_raw(q: isthmus.Queue) -> None:
         assert q.get(timeout=0) == given.tobytes()
 
 
-def test_a_buffer_with_gaps_is_copied_in_order_or_refused_with_a_reason(q: isthmus.Queue) -> None:
+def test_a_buffer_with_gaps_is_copied_in_order_or_refused_with_a_reason(q: isthmus.Queue[bytes]) -> None:
     every_second = memoryview(bytes(range(40)))[::2]
     message: Any = every_second
     refusal = ""
@@ -131,7 +133,7 @@ def test_a_buffer_with_gaps_is_copied_in_order_or_refused_with_a_reason(q: isthm
 
 @pytest.mark.parametrize("message", ["text", 5, None, ["a", "list"], object()])
 def test_what_is_no_buffer_is_a_type_error_and_leaves_the_queue_as_it_was(
-    q: isthmus.Queue, message: Any
+    q: isthmus.Queue[bytes], message: Any
 ) -> None:
     with pytest.raises(TypeError):
         q.put(message, timeout=0)
@@ -143,7 +145,7 @@ def test_what_is_no_buffer_is_a_type_error_and_leaves_the_queue_as_it_was(
 
 
 def test_a_message_over_the_limit_says_its_size_the_limit_and_what_to_set() -> None:
-    with isthmus.Queue(capacity=256 * 1024) as handle:
+    with isthmus.Queue(type=bytes, capacity=256 * 1024) as handle:
         size = 3 * MIB
         with pytest.raises(isthmus.TooLarge) as caught:
             handle.put(bytes(size), timeout=0)
@@ -158,7 +160,7 @@ def test_a_message_over_the_limit_says_its_size_the_limit_and_what_to_set() -> N
 
 
 def test_too_large_comes_at_once_even_with_a_full_queue_and_no_timeout() -> None:
-    with isthmus.Queue(capacity=256 * 1024) as handle:
+    with isthmus.Queue(type=bytes, capacity=256 * 1024) as handle:
         fill(handle, 1000)
         with pytest.raises(isthmus.TooLarge):
             handle.put(bytes(3 * MIB))
@@ -167,7 +169,7 @@ def test_too_large_comes_at_once_even_with_a_full_queue_and_no_timeout() -> None
         drain(handle)
 
 
-def fill(handle: isthmus.Queue, size: int) -> int:
+def fill(handle: isthmus.Queue[bytes], size: int) -> int:
     """Puts messages until the queue is full; says how many."""
     count = 0
     while True:
@@ -180,7 +182,7 @@ def fill(handle: isthmus.Queue, size: int) -> int:
 
 @pytest.mark.parametrize("size", [0, 64, 1000, 4096, 5000, 60_000])
 def test_a_full_queue_takes_the_same_again_after_it_was_drained(size: int) -> None:
-    with isthmus.Queue(capacity=512 * 1024) as handle:
+    with isthmus.Queue(type=bytes, capacity=512 * 1024) as handle:
         first = fill(handle, size)
         assert first >= 1
         for _ in range(5):
@@ -191,7 +193,7 @@ def test_a_full_queue_takes_the_same_again_after_it_was_drained(size: int) -> No
 
 @pytest.mark.parametrize("capacity", [64 * 1024, MIB, 8 * MIB])
 def test_a_good_part_of_the_capacity_takes_messages_of_any_one_size(capacity: int) -> None:
-    with isthmus.Queue(capacity=capacity) as handle:
+    with isthmus.Queue(type=bytes, capacity=capacity) as handle:
         assert handle.capacity == capacity
         # A part of it is for small messages and a part for large ones: see docs/queue.md.
         for size in (1024, 4096, 20_000):
@@ -200,21 +202,23 @@ def test_a_good_part_of_the_capacity_takes_messages_of_any_one_size(capacity: in
             assert capacity / 4 <= taken <= capacity
 
 
-def test_the_default_capacity_is_8_mib(q: isthmus.Queue) -> None:
+def test_the_default_capacity_is_8_mib(q: isthmus.Queue[bytes]) -> None:
     assert q.capacity == 8 * MIB
 
 
 @pytest.mark.parametrize("capacity", [0, -1, 1 << 62])
 def test_an_impossible_capacity_is_refused_with_the_value_named(capacity: int) -> None:
     with pytest.raises((ValueError, OSError, MemoryError, OverflowError)) as caught:
-        isthmus.Queue(capacity=capacity)
+        isthmus.Queue(type=bytes, capacity=capacity)
     assert str(capacity) in str(caught.value).replace(",", "").replace("_", "")
 
 
 # ---------------------------------------------------------------------------------------------- timeouts
 
 
-def test_get_from_an_empty_queue_raises_empty_which_is_also_the_builtin_errors(q: isthmus.Queue) -> None:
+def test_get_from_an_empty_queue_raises_empty_which_is_also_the_builtin_errors(
+    q: isthmus.Queue[bytes],
+) -> None:
     with pytest.raises(isthmus.Empty) as caught:
         q.get(timeout=0)
     for kind in (isthmus.Timeout, isthmus.IsthmusError, queue.Empty, TimeoutError):
@@ -222,7 +226,7 @@ def test_get_from_an_empty_queue_raises_empty_which_is_also_the_builtin_errors(q
 
 
 def test_put_into_a_full_queue_raises_full_which_is_also_the_builtin_errors() -> None:
-    with isthmus.Queue(capacity=64 * 1024) as handle:
+    with isthmus.Queue(type=bytes, capacity=64 * 1024) as handle:
         fill(handle, 1000)
         with pytest.raises(isthmus.Full) as caught:
             handle.put(bytes(1000), timeout=0)
@@ -233,7 +237,7 @@ def test_put_into_a_full_queue_raises_full_which_is_also_the_builtin_errors() ->
 
 
 @pytest.mark.parametrize("timeout", [0.001, 0.06, 0.25, 1])
-def test_a_timeout_is_waited_out_in_full(q: isthmus.Queue, timeout: float) -> None:
+def test_a_timeout_is_waited_out_in_full(q: isthmus.Queue[bytes], timeout: float) -> None:
     start = time.monotonic()
     with pytest.raises(isthmus.Empty):
         q.get(timeout=timeout)
@@ -243,7 +247,7 @@ def test_a_timeout_is_waited_out_in_full(q: isthmus.Queue, timeout: float) -> No
 
 
 def test_a_full_queue_waits_its_timeout_out() -> None:
-    with isthmus.Queue(capacity=64 * 1024) as handle:
+    with isthmus.Queue(type=bytes, capacity=64 * 1024) as handle:
         fill(handle, 1000)
         start = time.monotonic()
         with pytest.raises(isthmus.Full):
@@ -253,7 +257,7 @@ def test_a_full_queue_waits_its_timeout_out() -> None:
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, float("nan"), float("-inf")])
-def test_a_negative_timeout_is_a_value_error_that_names_it(q: isthmus.Queue, timeout: float) -> None:
+def test_a_negative_timeout_is_a_value_error_that_names_it(q: isthmus.Queue[bytes], timeout: float) -> None:
     q.put(b"x", timeout=0)
     calls: list[Callable[[], object]] = [
         lambda: q.get(timeout=timeout),
@@ -268,7 +272,7 @@ def test_a_negative_timeout_is_a_value_error_that_names_it(q: isthmus.Queue, tim
 
 
 @pytest.mark.parametrize("timeout", ["1", b"1", [1]])
-def test_a_timeout_that_is_no_number_is_a_type_error(q: isthmus.Queue, timeout: Any) -> None:
+def test_a_timeout_that_is_no_number_is_a_type_error(q: isthmus.Queue[bytes], timeout: Any) -> None:
     q.put(b"x", timeout=0)
     with pytest.raises(TypeError):
         q.get(timeout=timeout)
@@ -276,7 +280,7 @@ def test_a_timeout_that_is_no_number_is_a_type_error(q: isthmus.Queue, timeout: 
 
 
 @pytest.mark.parametrize("timeout", [None, 1e300, float("inf"), 1 << 40])
-def test_a_timeout_without_an_end_waits_for_a_message(q: isthmus.Queue, timeout: float | None) -> None:
+def test_a_timeout_without_an_end_waits_for_a_message(q: isthmus.Queue[bytes], timeout: float | None) -> None:
     putter = threading.Timer(0.05, q.put, [b"late"])
     putter.start()
     assert q.get(timeout=timeout) == b"late"
@@ -284,7 +288,7 @@ def test_a_timeout_without_an_end_waits_for_a_message(q: isthmus.Queue, timeout:
 
 
 def test_a_waiting_put_goes_on_when_room_is_made() -> None:
-    with isthmus.Queue(capacity=64 * 1024) as handle:
+    with isthmus.Queue(type=bytes, capacity=64 * 1024) as handle:
         count = fill(handle, 1000)
         taker = threading.Timer(0.05, handle.get)
         taker.start()
@@ -294,7 +298,7 @@ def test_a_waiting_put_goes_on_when_room_is_made() -> None:
 
 
 def test_a_large_message_waits_until_enough_small_ones_are_gone() -> None:
-    with isthmus.Queue(capacity=512 * 1024) as handle:
+    with isthmus.Queue(type=bytes, capacity=512 * 1024) as handle:
         fill(handle, 30_000)
         putter = threading.Thread(target=handle.put, args=[pattern(200_000)])
         putter.start()
@@ -308,7 +312,7 @@ def test_a_large_message_waits_until_enough_small_ones_are_gone() -> None:
 # ---------------------------------------------------------------------------------------------- batches
 
 
-def test_put_many_and_get_many_keep_the_order(q: isthmus.Queue) -> None:
+def test_put_many_and_get_many_keep_the_order(q: isthmus.Queue[bytes]) -> None:
     messages = [pattern(i * 37 % 6000) for i in range(300)]
     assert q.put_many(messages) == 300
     assert q.qsize() == 300
@@ -321,7 +325,7 @@ def test_put_many_and_get_many_keep_the_order(q: isthmus.Queue) -> None:
     assert got == messages
 
 
-def test_get_many_gives_all_that_is_there_up_to_the_limit(q: isthmus.Queue) -> None:
+def test_get_many_gives_all_that_is_there_up_to_the_limit(q: isthmus.Queue[bytes]) -> None:
     q.put_many([bytes([i]) for i in range(10)])
     assert q.get_many(4, timeout=0) == [bytes([i]) for i in range(4)]
     assert q.get_many(100, timeout=0) == [bytes([i]) for i in range(4, 10)]
@@ -329,23 +333,23 @@ def test_get_many_gives_all_that_is_there_up_to_the_limit(q: isthmus.Queue) -> N
         q.get_many(1, timeout=0)
 
 
-def test_get_many_does_not_wait_for_more_than_one(q: isthmus.Queue) -> None:
+def test_get_many_does_not_wait_for_more_than_one(q: isthmus.Queue[bytes]) -> None:
     q.put(b"only")
     assert q.get_many(1000) == [b"only"]
 
 
 @pytest.mark.parametrize("limit", [0, -1])
-def test_get_many_of_nothing_is_refused(q: isthmus.Queue, limit: int) -> None:
+def test_get_many_of_nothing_is_refused(q: isthmus.Queue[bytes], limit: int) -> None:
     with pytest.raises((ValueError, OverflowError)):
         q.get_many(limit, timeout=0)
 
 
-def test_put_many_of_nothing_sends_nothing(q: isthmus.Queue) -> None:
+def test_put_many_of_nothing_sends_nothing(q: isthmus.Queue[bytes]) -> None:
     assert q.put_many([], timeout=0) == 0
     assert q.empty()
 
 
-def test_put_many_takes_mixed_buffers_and_a_tuple(q: isthmus.Queue) -> None:
+def test_put_many_takes_mixed_buffers_and_a_tuple(q: isthmus.Queue[bytes]) -> None:
     numbers = array.array("i", [1, 2, 3])
     mixed: Any = (b"a", bytearray(b"b"), memoryview(b"c"), numbers)
     assert q.put_many(mixed, timeout=0) == 4
@@ -354,7 +358,7 @@ def test_put_many_takes_mixed_buffers_and_a_tuple(q: isthmus.Queue) -> None:
 
 @pytest.mark.parametrize("size", [100, 8000])
 def test_put_many_into_a_queue_that_fills_up_commits_a_prefix_and_says_how_many(size: int) -> None:
-    with isthmus.Queue(capacity=256 * 1024) as handle:
+    with isthmus.Queue(type=bytes, capacity=256 * 1024) as handle:
         messages = [i.to_bytes(4, "little") + bytes(size) for i in range(10_000)]
         with pytest.raises(isthmus.Full) as caught:
             handle.put_many(messages, timeout=0.05)
@@ -364,7 +368,7 @@ def test_put_many_into_a_queue_that_fills_up_commits_a_prefix_and_says_how_many(
 
 
 def test_put_many_waits_for_room_for_all_of_them() -> None:
-    with isthmus.Queue(capacity=128 * 1024) as handle:
+    with isthmus.Queue(type=bytes, capacity=128 * 1024) as handle:
         messages = [i.to_bytes(4, "little") + bytes(1000) for i in range(2000)]
         sender = threading.Thread(target=handle.put_many, args=[messages])
         sender.start()
@@ -376,7 +380,7 @@ def test_put_many_waits_for_room_for_all_of_them() -> None:
 
 
 def test_put_many_with_one_too_large_says_how_many_were_sent() -> None:
-    with isthmus.Queue(capacity=256 * 1024) as handle:
+    with isthmus.Queue(type=bytes, capacity=256 * 1024) as handle:
         with pytest.raises(isthmus.TooLarge):
             handle.put_many([b"a", b"b", bytes(3 * MIB), b"c"], timeout=0)
         assert drain(handle) in ([], [b"a", b"b"])  # all refused before the first, or a prefix: never "c"
@@ -385,7 +389,7 @@ def test_put_many_with_one_too_large_says_how_many_were_sent() -> None:
 # ---------------------------------------------------------------------------------------------- counters
 
 
-def test_size_and_stats_follow_what_is_put_and_got(q: isthmus.Queue) -> None:
+def test_size_and_stats_follow_what_is_put_and_got(q: isthmus.Queue[bytes]) -> None:
     assert (q.qsize(), q.empty()) == (0, True)
     q.put_many([bytes(10), bytes(5000), bytes(100_000)])
     stats = q.stats()
@@ -402,7 +406,7 @@ def test_size_and_stats_follow_what_is_put_and_got(q: isthmus.Queue) -> None:
     assert q.stats().got == 3
 
 
-def limit_of(handle: isthmus.Queue) -> int:
+def limit_of(handle: isthmus.Queue[bytes]) -> int:
     """The largest message that a queue ever takes, as it says itself."""
     with pytest.raises(isthmus.TooLarge) as caught:
         handle.put(bytes(handle.capacity + 1), timeout=0)
@@ -411,7 +415,7 @@ def limit_of(handle: isthmus.Queue) -> int:
 
 @pytest.mark.parametrize("capacity", [64 << 10, 100_000, MIB, 8 * MIB])
 def test_the_largest_message_is_taken_and_one_more_byte_is_not(capacity: int) -> None:
-    with isthmus.Queue(capacity=capacity) as handle:
+    with isthmus.Queue(type=bytes, capacity=capacity) as handle:
         largest = limit_of(handle)
         assert largest >= capacity / 2
         handle.put(pattern(largest), timeout=0)
@@ -423,14 +427,14 @@ def test_the_largest_message_is_taken_and_one_more_byte_is_not(capacity: int) ->
 # ---------------------------------------------------------------------------------------------- the end
 
 
-def test_iteration_ends_after_shutdown_and_drain(q: isthmus.Queue) -> None:
+def test_iteration_ends_after_shutdown_and_drain(q: isthmus.Queue[bytes]) -> None:
     q.put_many([b"a", b"b", b"c"])
     q.shutdown()
     assert list(q) == [b"a", b"b", b"c"]
     assert list(q) == []
 
 
-def test_after_shutdown_puts_are_refused_and_gets_drain_first(q: isthmus.Queue) -> None:
+def test_after_shutdown_puts_are_refused_and_gets_drain_first(q: isthmus.Queue[bytes]) -> None:
     q.put_many([b"a", b"b", b"c"])
     q.shutdown()
     q.shutdown()
@@ -446,7 +450,10 @@ def test_after_shutdown_puts_are_refused_and_gets_drain_first(q: isthmus.Queue) 
 
 
 def test_shutdown_wakes_everyone_who_waits() -> None:
-    with isthmus.Queue(capacity=64 * 1024) as empty, isthmus.Queue(capacity=64 * 1024) as full:
+    with (
+        isthmus.Queue(type=bytes, capacity=64 * 1024) as empty,
+        isthmus.Queue(type=bytes, capacity=64 * 1024) as full,
+    ):
         fill(full, 1000)
         ended: list[str] = []
 
@@ -478,16 +485,16 @@ def test_shutdown_wakes_everyone_who_waits() -> None:
         drain_after_shutdown(full)
 
 
-def drain_after_shutdown(handle: isthmus.Queue) -> None:
+def drain_after_shutdown(handle: isthmus.Queue[bytes]) -> None:
     for _ in handle:
         pass
 
 
 def test_shutdown_is_seen_by_other_processes(spawn: Start) -> None:
-    with isthmus.Queue("ends", capacity=MIB) as handle:
+    with isthmus.Queue("ends", type=bytes, capacity=MIB) as handle:
         peer = spawn("""
             import isthmus
-            with isthmus.Queue.open("ends") as q:
+            with isthmus.Queue.open("ends", type=bytes) as q:
                 print("ready", flush=True)
                 print(list(q), flush=True)
                 try:
@@ -505,13 +512,13 @@ def test_shutdown_is_seen_by_other_processes(spawn: Start) -> None:
 
 
 def test_ends_with_producers_gives_shutdown_after_the_last_of_them_closed(spawn: Start) -> None:
-    with isthmus.Queue("stream", capacity=MIB, ends_with_producers=True) as handle:
+    with isthmus.Queue("stream", type=bytes, capacity=MIB, ends_with_producers=True) as handle:
         with pytest.raises(isthmus.Empty):
             handle.get(timeout=0.05)  # no producer yet is not the end
         producers = [
             spawn("""
                 import sys, isthmus
-                with isthmus.Queue.open("stream") as q:
+                with isthmus.Queue.open("stream", type=bytes) as q:
                     q.put(b"message")
                     print("put", flush=True)
                     sys.stdin.readline()
@@ -532,10 +539,10 @@ def test_ends_with_producers_gives_shutdown_after_the_last_of_them_closed(spawn:
 
 
 def test_ends_with_producers_says_who_was_killed(spawn: Start) -> None:
-    with isthmus.Queue("stream", capacity=MIB, ends_with_producers=True) as handle:
+    with isthmus.Queue("stream", type=bytes, capacity=MIB, ends_with_producers=True) as handle:
         producer = spawn("""
             import sys, isthmus
-            q = isthmus.Queue.open("stream")
+            q = isthmus.Queue.open("stream", type=bytes)
             q.put(b"last words")
             print("put", flush=True)
             sys.stdin.readline()
@@ -554,7 +561,7 @@ def test_ends_with_producers_says_who_was_killed(spawn: Start) -> None:
 
 
 def test_a_closed_handle_says_so_in_every_call() -> None:
-    handle = isthmus.Queue(capacity=MIB)
+    handle = isthmus.Queue(type=bytes, capacity=MIB)
     states = [handle.closed]
     handle.close()
     handle.close()
@@ -579,7 +586,7 @@ def test_a_closed_handle_says_so_in_every_call() -> None:
 
 
 def test_a_with_block_closes() -> None:
-    with isthmus.Queue("block") as handle:
+    with isthmus.Queue("block", type=bytes) as handle:
         assert handle.name == "block"
     assert handle.closed
     with pytest.raises(isthmus.ClosedError), handle:
@@ -587,7 +594,7 @@ def test_a_with_block_closes() -> None:
 
 
 def test_closing_a_handle_ends_the_waits_of_its_other_threads() -> None:
-    handle = isthmus.Queue(capacity=64 * 1024)
+    handle = isthmus.Queue(type=bytes, capacity=64 * 1024)
     outcomes: list[type[BaseException]] = []
 
     def wait() -> None:
@@ -607,8 +614,8 @@ def test_closing_a_handle_ends_the_waits_of_its_other_threads() -> None:
 
 
 def test_the_last_close_removes_the_name(namespace: Path) -> None:
-    first = isthmus.Queue("shared")
-    second = isthmus.Queue.open("shared")
+    first = isthmus.Queue("shared", type=bytes)
+    second = isthmus.Queue.open("shared", type=bytes)
     first.close()
     assert object_files(namespace) == ["shared"]
     second.put(b"x")
@@ -618,7 +625,7 @@ def test_the_last_close_removes_the_name(namespace: Path) -> None:
 
 
 def test_a_handle_that_is_only_dropped_is_closed(namespace: Path) -> None:
-    handle = isthmus.Queue("dropped")
+    handle = isthmus.Queue("dropped", type=bytes)
     assert object_files(namespace) == ["dropped"]
     del handle
     gc.collect()
@@ -626,25 +633,25 @@ def test_a_handle_that_is_only_dropped_is_closed(namespace: Path) -> None:
 
 
 def test_unlink_removes_the_name_at_once_and_handles_go_on(namespace: Path) -> None:
-    with isthmus.Queue("gone") as first, isthmus.Queue.open("gone") as second:
+    with isthmus.Queue("gone", type=bytes) as first, isthmus.Queue.open("gone", type=bytes) as second:
         first.unlink()
         assert object_files(namespace) == []
         with pytest.raises(FileNotFoundError):
-            isthmus.Queue.open("gone")
+            isthmus.Queue.open("gone", type=bytes)
         with pytest.raises(FileNotFoundError):
             second.unlink()
         second.put(b"still")
         assert first.get() == b"still"
-        with isthmus.Queue("gone") as other:  # another object of the same name
+        with isthmus.Queue("gone", type=bytes) as other:  # another object of the same name
             other.put(b"other")
             assert first.empty()
             assert other.get() == b"other"
 
 
 def test_unlink_of_an_old_handle_does_not_remove_the_new_object(namespace: Path) -> None:
-    with isthmus.Queue("name") as old:
+    with isthmus.Queue("name", type=bytes) as old:
         old.unlink()
-        with isthmus.Queue("name"):
+        with isthmus.Queue("name", type=bytes):
             with pytest.raises(FileNotFoundError):
                 old.unlink()
             assert object_files(namespace) == ["name"]
@@ -653,10 +660,10 @@ def test_unlink_of_an_old_handle_does_not_remove_the_new_object(namespace: Path)
 
 
 def test_a_persistent_queue_keeps_its_messages_without_anyone(namespace: Path) -> None:
-    with isthmus.Queue("kept", persistent=True, capacity=MIB) as handle:
+    with isthmus.Queue("kept", type=bytes, persistent=True, capacity=MIB) as handle:
         handle.put_many([b"a", pattern(50_000)])
     assert object_files(namespace) == ["kept"]
-    with isthmus.Queue.open("kept") as handle:
+    with isthmus.Queue.open("kept", type=bytes) as handle:
         assert handle.get_many(5) == [b"a", pattern(50_000)]
         handle.unlink()
     assert object_files(namespace) == []
@@ -667,19 +674,19 @@ def test_a_persistent_queue_keeps_its_messages_without_anyone(namespace: Path) -
 
 def test_create_insists_on_new_and_open_on_existing(namespace: Path) -> None:
     with pytest.raises(FileNotFoundError, match="absent"):
-        isthmus.Queue.open("absent")
+        isthmus.Queue.open("absent", type=bytes)
     assert object_files(namespace) == []
-    with isthmus.Queue.create("present"):
+    with isthmus.Queue.create("present", type=bytes):
         with pytest.raises(FileExistsError, match="present"):
-            isthmus.Queue.create("present")
-        isthmus.Queue.open("present").close()
-        isthmus.Queue("present").close()
-    isthmus.Queue.create("present").close()
+            isthmus.Queue.create("present", type=bytes)
+        isthmus.Queue.open("present", type=bytes).close()
+        isthmus.Queue("present", type=bytes).close()
+    isthmus.Queue.create("present", type=bytes).close()
 
 
 def test_an_attribute_not_given_is_accepted_as_it_is() -> None:
     with (
-        isthmus.Queue("odd", capacity=3 * MIB, persistent=False, ends_with_producers=True),
+        isthmus.Queue("odd", type=bytes, capacity=3 * MIB, persistent=False, ends_with_producers=True),
         isthmus.Queue("odd") as second,
         isthmus.Queue.open("odd") as third,
     ):
@@ -687,14 +694,17 @@ def test_an_attribute_not_given_is_accepted_as_it_is() -> None:
 
 
 def test_the_same_attributes_given_again_are_accepted() -> None:
-    with isthmus.Queue("same", capacity=MIB + 1) as first, isthmus.Queue("same", capacity=MIB + 1) as second:
+    with (
+        isthmus.Queue("same", type=bytes, capacity=MIB + 1) as first,
+        isthmus.Queue("same", type=bytes, capacity=MIB + 1) as second,
+    ):
         assert first.capacity == second.capacity
 
 
 def test_another_capacity_is_refused_with_both_named() -> None:
-    with isthmus.Queue("sized", capacity=MIB) as handle:
+    with isthmus.Queue("sized", type=bytes, capacity=MIB) as handle:
         with pytest.raises(isthmus.IncompatibleError) as caught:
-            isthmus.Queue("sized", capacity=2 * MIB)
+            isthmus.Queue("sized", type=bytes, capacity=2 * MIB)
         text = str(caught.value).replace(",", "").replace("_", "")
         assert str(MIB) in text
         assert str(2 * MIB) in text
@@ -706,8 +716,8 @@ def test_another_capacity_is_refused_with_both_named() -> None:
 @pytest.mark.parametrize("attribute", ["persistent", "ends_with_producers"])
 def test_another_kind_of_queue_is_refused(attribute: str) -> None:
     wanted: dict[str, Any] = {attribute: True}
-    with isthmus.Queue("plain"), pytest.raises(isthmus.IncompatibleError, match=attribute):
-        isthmus.Queue("plain", **wanted)
+    with isthmus.Queue("plain", type=bytes), pytest.raises(isthmus.IncompatibleError, match=attribute):
+        isthmus.Queue("plain", type=bytes, **wanted)
 
 
 def test_a_type_other_than_buffers_is_unsupported_for_now() -> None:
@@ -717,7 +727,7 @@ def test_a_type_other_than_buffers_is_unsupported_for_now() -> None:
 
 
 def test_a_queue_is_not_a_mutex_and_says_so() -> None:
-    with isthmus.Queue("one"), pytest.raises(isthmus.IncompatibleError) as caught:
+    with isthmus.Queue("one", type=bytes), pytest.raises(isthmus.IncompatibleError) as caught:
         isthmus.Mutex("one")
     assert "queue" in str(caught.value).lower()
     assert "mutex" in str(caught.value).lower()
@@ -728,7 +738,7 @@ GOOD_NAMES = ["a", "jobs", "jobs.2", "with space", "dash-and_under", "größe", 
 
 @pytest.mark.parametrize("name", GOOD_NAMES)
 def test_a_good_name_is_the_name_of_its_file(namespace: Path, name: str) -> None:
-    with isthmus.Queue(name) as handle:
+    with isthmus.Queue(name, type=bytes) as handle:
         assert handle.name == name
         assert object_files(namespace) == [name]
         assert name in repr(handle)
@@ -750,10 +760,10 @@ def test_a_bad_name_is_refused_and_named(namespace: Path, name: str) -> None:
 @pytest.mark.parametrize("name", [5, b"bytes", Path("path"), ["list"]])
 def test_a_name_that_is_no_text_is_a_type_error(name: Any) -> None:
     with pytest.raises(TypeError):
-        isthmus.Queue(name)
+        isthmus.Queue(name, type=bytes)
 
 
-def test_an_anonymous_queue_has_no_name_and_no_file(namespace: Path, q: isthmus.Queue) -> None:
+def test_an_anonymous_queue_has_no_name_and_no_file(namespace: Path, q: isthmus.Queue[bytes]) -> None:
     assert q.name is None
     assert object_files(namespace) == []
     with pytest.raises((ValueError, isthmus.IsthmusError)):
@@ -761,7 +771,7 @@ def test_an_anonymous_queue_has_no_name_and_no_file(namespace: Path, q: isthmus.
 
 
 def test_repr_tells_name_and_depth() -> None:
-    with isthmus.Queue("shown") as handle:
+    with isthmus.Queue("shown", type=bytes) as handle:
         handle.put_many([b"1", b"2", b"3"])
         assert "shown" in repr(handle)
         assert "Queue" in repr(handle)
@@ -772,12 +782,15 @@ def test_repr_tells_name_and_depth() -> None:
 
 
 def test_the_same_name_in_two_namespaces_is_two_objects(namespace: Path, other_namespace: Path) -> None:
-    with isthmus.Queue("twin") as here, isthmus.Queue("twin", namespace=other_namespace) as there:
+    with (
+        isthmus.Queue("twin", type=bytes) as here,
+        isthmus.Queue("twin", type=bytes, namespace=other_namespace) as there,
+    ):
         here.put(b"here")
         assert there.empty()
         assert here.get() == b"here"
         assert object_files(namespace) == object_files(other_namespace) == ["twin"]
-        with isthmus.Queue.open("twin", namespace=str(other_namespace)) as again:
+        with isthmus.Queue.open("twin", type=bytes, namespace=str(other_namespace)) as again:
             there.put(b"there")
             assert again.get() == b"there"
 
@@ -786,7 +799,7 @@ def test_a_missing_namespace_directory_is_made_private_or_refused_by_name(tmp_pa
     path = Path("/dev/shm") / f"isthmus-test-missing-{tmp_path.name}"
     refusal = str(path)
     try:
-        with isthmus.Queue("x", namespace=path):
+        with isthmus.Queue("x", type=bytes, namespace=path):
             assert path.stat().st_mode & 0o077 == 0
     except OSError as error:
         refusal = str(error)
@@ -802,7 +815,7 @@ def test_a_namespace_that_is_a_symlink_is_refused(other_namespace: Path, tmp_pat
     link = tmp_path / "link"
     link.symlink_to(other_namespace)
     with pytest.raises((OSError, isthmus.IsthmusError), match=r"link"):
-        isthmus.Queue("x", namespace=link)
+        isthmus.Queue("x", type=bytes, namespace=link)
     assert object_files(other_namespace) == []
 
 
@@ -810,18 +823,18 @@ def test_a_namespace_that_is_a_symlink_is_refused(other_namespace: Path, tmp_pat
 def test_a_namespace_that_others_may_write_is_refused(other_namespace: Path, mode: int) -> None:
     other_namespace.chmod(mode)
     with pytest.raises((OSError, isthmus.IsthmusError), match=str(other_namespace)):
-        isthmus.Queue("x", namespace=other_namespace)
+        isthmus.Queue("x", type=bytes, namespace=other_namespace)
 
 
 def test_a_namespace_that_is_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("not a directory")
     with pytest.raises((OSError, isthmus.IsthmusError), match="file"):
-        isthmus.Queue("x", namespace=path)
+        isthmus.Queue("x", type=bytes, namespace=path)
 
 
 def test_objects_have_the_mode_of_the_user_alone(namespace: Path) -> None:
-    with isthmus.Queue("private"):
+    with isthmus.Queue("private", type=bytes):
         assert (namespace / "private").stat().st_mode & 0o777 == 0o600
 
 
@@ -829,7 +842,7 @@ def test_objects_have_the_mode_of_the_user_alone(namespace: Path) -> None:
 
 
 def test_closing_the_last_handle_of_a_queue_that_is_not_empty_warns_with_the_count() -> None:
-    handle = isthmus.Queue("left")
+    handle = isthmus.Queue("left", type=bytes)
     handle.put_many([b"1", b"2", b"3"])
     with pytest.warns(ResourceWarning, match=r"\b3\b.*message|message.*\b3\b"):
         handle.close()
@@ -837,8 +850,8 @@ def test_closing_the_last_handle_of_a_queue_that_is_not_empty_warns_with_the_cou
 
 
 def test_only_the_last_handle_warns(namespace: Path) -> None:
-    first = isthmus.Queue("left")
-    second = isthmus.Queue.open("left")
+    first = isthmus.Queue("left", type=bytes)
+    second = isthmus.Queue.open("left", type=bytes)
     first.put(b"x")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -849,7 +862,7 @@ def test_only_the_last_handle_warns(namespace: Path) -> None:
 
 
 def test_dropping_the_last_handle_of_a_queue_that_is_not_empty_warns_too() -> None:
-    handle = isthmus.Queue("left")
+    handle = isthmus.Queue("left", type=bytes)
     handle.put(b"x")
     held = [handle]
     del handle
@@ -858,7 +871,7 @@ def test_dropping_the_last_handle_of_a_queue_that_is_not_empty_warns_too() -> No
 
 
 def test_a_warning_made_an_error_still_closes(namespace: Path) -> None:
-    handle = isthmus.Queue("left")
+    handle = isthmus.Queue("left", type=bytes)
     handle.put(b"x")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -871,12 +884,12 @@ def test_a_warning_made_an_error_still_closes(namespace: Path) -> None:
 def test_an_empty_a_persistent_and_an_unlinked_queue_close_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with isthmus.Queue("empty") as handle:
+        with isthmus.Queue("empty", type=bytes) as handle:
             handle.put(b"x")
             handle.get()
-        with isthmus.Queue("kept", persistent=True) as handle:
+        with isthmus.Queue("kept", type=bytes, persistent=True) as handle:
             handle.put(b"x")
-        with isthmus.Queue.open("kept") as handle:
+        with isthmus.Queue.open("kept", type=bytes) as handle:
             handle.get()
             handle.unlink()
 
@@ -885,7 +898,7 @@ def test_an_empty_a_persistent_and_an_unlinked_queue_close_without_a_warning() -
 
 
 def test_a_named_queue_pickles_as_its_name(spawn: Start) -> None:
-    with isthmus.Queue("pickled") as handle:
+    with isthmus.Queue("pickled", type=bytes) as handle:
         copy = pickle.loads(pickle.dumps(handle))
         assert copy.name == "pickled"
         copy.put(b"from the copy")
@@ -900,7 +913,7 @@ def test_a_named_queue_pickles_as_its_name(spawn: Start) -> None:
 
 
 def test_a_named_queue_of_another_namespace_pickles_with_it(other_namespace: Path, spawn: Start) -> None:
-    with isthmus.Queue("elsewhere", namespace=other_namespace) as handle:
+    with isthmus.Queue("elsewhere", type=bytes, namespace=other_namespace) as handle:
         peer = spawn(
             "import pickle, sys; q = pickle.loads(bytes.fromhex(sys.argv[1])); q.put(b'hello'); q.close()",
             pickle.dumps(handle).hex(),
@@ -909,7 +922,7 @@ def test_a_named_queue_of_another_namespace_pickles_with_it(other_namespace: Pat
         assert handle.get(timeout=0) == b"hello"
 
 
-def test_an_anonymous_queue_pickles_through_the_living_sender(spawn: Start, q: isthmus.Queue) -> None:
+def test_an_anonymous_queue_pickles_through_the_living_sender(spawn: Start, q: isthmus.Queue[bytes]) -> None:
     peer = spawn(
         """
         import pickle, sys
@@ -927,7 +940,7 @@ def test_an_anonymous_queue_pickles_through_the_living_sender(spawn: Start, q: i
     assert drain(q) == [b"ping", bytes(100_000)]
 
 
-def test_an_anonymous_queue_pickled_within_the_process_is_the_same_queue(q: isthmus.Queue) -> None:
+def test_an_anonymous_queue_pickled_within_the_process_is_the_same_queue(q: isthmus.Queue[bytes]) -> None:
     with pickle.loads(pickle.dumps(q)) as copy:
         copy.put(b"x")
         assert q.get() == b"x"
@@ -936,10 +949,10 @@ def test_an_anonymous_queue_pickled_within_the_process_is_the_same_queue(q: isth
 
 
 def test_a_pickle_of_a_closed_anonymous_queue_opens_nothing_else() -> None:
-    handle = isthmus.Queue(capacity=MIB)
+    handle = isthmus.Queue(type=bytes, capacity=MIB)
     data = pickle.dumps(handle)
     handle.close()
-    with isthmus.Queue(capacity=MIB), pytest.raises((isthmus.IsthmusError, OSError)):
+    with isthmus.Queue(type=bytes, capacity=MIB), pytest.raises((isthmus.IsthmusError, OSError)):
         pickle.loads(data)  # another queue may have its descriptor's number now
 
 
@@ -952,10 +965,10 @@ def attached_to(name: str) -> list[int]:
 
 
 def test_objects_lists_what_is_there_and_who_is_attached(namespace: Path, spawn: Start) -> None:
-    with isthmus.Queue("listed", capacity=MIB) as handle, isthmus.Mutex("lock"):
+    with isthmus.Queue("listed", type=bytes, capacity=MIB) as handle, isthmus.Mutex("lock"):
         peer = spawn("""
             import sys, isthmus
-            q = isthmus.Queue.open("listed")
+            q = isthmus.Queue.open("listed", type=bytes)
             print("ready", flush=True)
             sys.stdin.readline()
             q.close()
@@ -975,9 +988,9 @@ def test_objects_lists_what_is_there_and_who_is_attached(namespace: Path, spawn:
 
 
 def test_clean_leaves_what_is_in_use_and_persistent() -> None:
-    with isthmus.Queue("used"):
-        isthmus.Queue("kept", persistent=True).close()
+    with isthmus.Queue("used", type=bytes):
+        isthmus.Queue("kept", type=bytes, persistent=True).close()
         assert isthmus.clean() == []
         assert sorted(entry.name for entry in isthmus.objects()) == ["kept", "used"]
-        with isthmus.Queue.open("kept") as handle:
+        with isthmus.Queue.open("kept", type=bytes) as handle:
             handle.unlink()

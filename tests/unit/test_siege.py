@@ -90,7 +90,7 @@ def test_a_fault_is_noticed(logs: list[list[tuple[int, int]]], more: dict[str, i
 
 @pytest.mark.parametrize("size", [0, 64, 5000])
 def test_capacity_that_is_not_given_back_is_noticed(size: int) -> None:
-    with isthmus.Queue(capacity=1 << 20) as handle:
+    with isthmus.Queue(type=bytes, capacity=1 << 20) as handle:
         check_capacity(handle)
         handle.put(bytes(size))
         with pytest.raises(AssertionError):

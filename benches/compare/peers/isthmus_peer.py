@@ -31,7 +31,7 @@ class QueueChannel(Channel):
             self.options["capacity"] = wanted
 
     def open(self) -> Any:
-        return importlib.import_module("isthmus").Queue(self.place.name, **self.options)
+        return importlib.import_module("isthmus").Queue(self.place.name, type=bytes, **self.options)
 
     def sender(self) -> Sender:
         queue = self.open()

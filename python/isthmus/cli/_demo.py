@@ -127,26 +127,28 @@ class Signals:
         raise CommandError(f"ended by {signal.Signals(number).name}", 128 + number)
 
 
-def _queue(stack: ExitStack, name: str, options: argparse.Namespace) -> isthmus.Queue:
-    queue = isthmus.Queue.create(name, capacity=options.capacity, namespace=options.namespace)
+def _queue(stack: ExitStack, name: str, options: argparse.Namespace) -> isthmus.Queue[bytes]:
+    queue = isthmus.Queue.create(name, type=bytes, capacity=options.capacity, namespace=options.namespace)
     stack.callback(queue.close)
     stack.callback(_unlink, queue)
     return queue
 
 
-def _unlink(queue: isthmus.Queue) -> None:
+def _unlink(queue: isthmus.Queue[bytes]) -> None:
     with suppress(FileNotFoundError):
         queue.unlink()
 
 
-def _stop(*queues: isthmus.Queue) -> None:
+def _stop(*queues: isthmus.Queue[bytes]) -> None:
     """Let whoever waits at a queue go, whatever brought us here."""
     for queue in queues:
         with suppress(isthmus.IsthmusError):
             queue.shutdown()
 
 
-def _collect(tasks: isthmus.Queue, results: isthmus.Queue, children: Children, show: View) -> Outcome:
+def _collect(
+    tasks: isthmus.Queue[bytes], results: isthmus.Queue[bytes], children: Children, show: View
+) -> Outcome:
     """Be the collector: take results until every piece has come back, or a process has failed."""
     outcome = Outcome()
     seen: set[int] = set()

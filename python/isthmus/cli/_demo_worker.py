@@ -28,8 +28,8 @@ class Ends:
 
     def __init__(self, tasks: str, results: str, namespace: str | None, parent: int) -> None:
         self.parent = parent
-        self.tasks: isthmus.Queue = isthmus.Queue.open(tasks, namespace=namespace)
-        self.results: isthmus.Queue = isthmus.Queue.open(results, namespace=namespace)
+        self.tasks: isthmus.Queue[bytes] = isthmus.Queue.open(tasks, type=bytes, namespace=namespace)
+        self.results: isthmus.Queue[bytes] = isthmus.Queue.open(results, type=bytes, namespace=namespace)
 
     def next_task(self) -> bytes:
         """Wait for a task; `isthmus.ShutDown` when the reader has finished and all are taken."""
@@ -39,7 +39,7 @@ class Ends:
             except isthmus.Empty:
                 self._check_parent()
 
-    def put(self, queue: isthmus.Queue, message: bytes) -> None:
+    def put(self, queue: isthmus.Queue[bytes], message: bytes) -> None:
         """Wait for room and put `message`."""
         while True:
             try:
