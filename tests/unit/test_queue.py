@@ -720,10 +720,12 @@ def test_another_kind_of_queue_is_refused(attribute: str) -> None:
         isthmus.Queue("plain", type=bytes, **wanted)
 
 
-def test_a_type_other_than_buffers_is_unsupported_for_now() -> None:
-    other: Any = int
-    with pytest.raises((isthmus.Unsupported, TypeError)):
-        isthmus.Queue("typed", type=other)
+def test_another_type_is_refused_with_both_named() -> None:
+    with isthmus.Queue("typed", type=bytes) as handle:
+        with pytest.raises(isthmus.IncompatibleError, match=r"bytes.*object|object.*bytes"):
+            isthmus.Queue("typed", type=object)
+        handle.put(b"unharmed")
+        assert handle.get() == b"unharmed"
 
 
 def test_a_queue_is_not_a_mutex_and_says_so() -> None:
