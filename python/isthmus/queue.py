@@ -126,6 +126,21 @@ class Queue(_core.Queue, Generic[T]):
         asked = (capacity, priorities, max_deliveries, persistent, ends_with_producers)
         return _made(cls, name, "open_or_create", type, asked, namespace)
 
+    @overload
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        *,
+        type: type[T],
+        capacity: int | None = None,
+        priorities: int | None = None,
+        max_deliveries: int | None = None,
+        persistent: bool | None = None,
+        ends_with_producers: bool | None = None,
+        namespace: str | os.PathLike[str] | None = None,
+    ) -> "Queue[T]": ...
+    @overload
     @classmethod
     def create(
         cls,
@@ -138,15 +153,36 @@ class Queue(_core.Queue, Generic[T]):
         persistent: bool | None = None,
         ends_with_producers: bool | None = None,
         namespace: str | os.PathLike[str] | None = None,
-    ) -> Self:
+    ) -> "Queue[Any]": ...
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        *,
+        type: Any = None,
+        capacity: int | None = None,
+        priorities: int | None = None,
+        max_deliveries: int | None = None,
+        persistent: bool | None = None,
+        ends_with_producers: bool | None = None,
+        namespace: str | os.PathLike[str] | None = None,
+    ) -> Any:
         """Creates the queue; `FileExistsError` where the name is taken."""
         asked = (capacity, priorities, max_deliveries, persistent, ends_with_producers)
         return _made(cls, name, "create", type, asked, namespace)
 
+    @overload
+    @classmethod
+    def open(
+        cls, name: str, *, type: type[T], namespace: str | os.PathLike[str] | None = None
+    ) -> "Queue[T]": ...
+    @overload
     @classmethod
     def open(
         cls, name: str, *, type: Any = None, namespace: str | os.PathLike[str] | None = None
-    ) -> Self:
+    ) -> "Queue[Any]": ...
+    @classmethod
+    def open(cls, name: str, *, type: Any = None, namespace: str | os.PathLike[str] | None = None) -> Any:
         """Opens a queue that exists; `FileNotFoundError` where there is none."""
         return _made(cls, name, "open", type, _NOTHING, namespace)
 
@@ -232,7 +268,7 @@ class Queue(_core.Queue, Generic[T]):
         Gives back first what dead processes held.
         """
         *numbers, (leased, dead) = self._stats()
-        return QueueStats(*numbers, leased, dead)
+        return QueueStats._make((*numbers, leased, dead))
 
     def __del__(self) -> None:
         # A handle that is only dropped is closed, and warns of messages that go with it.

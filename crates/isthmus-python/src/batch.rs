@@ -71,9 +71,13 @@ pub(crate) fn get_many<'py>(
     let mut invalid = None;
     while taken.len() < limit {
         let got = taken.len();
+        // Decoding may have closed the handle.
+        if let Err(error) = this.handle.consumer() {
+            return if got > 0 { PyList::new(py, taken) } else { Err(crate::errors::convert(py, error)) };
+        }
         let more = if this.codec().is_some() || this.handle.queue().has_returned() {
             // One by one: decoding costs more than taking.
-            let wait = if got > 0 { Timeout::Try } else { timeout };
+            let wait = if got > 0 || invalid.is_some() { Timeout::Try } else { timeout };
             PyQueue::get_message(slf, wait).map(|message| {
                 taken.push(message);
                 true
@@ -89,9 +93,6 @@ pub(crate) fn get_many<'py>(
             // What was taken before is handed over; an error that stays comes again with the next call.
             Err(_) if got > 0 => break,
             Err(error) => return Err(invalid.unwrap_or(error)),
-        }
-        if taken.is_empty() && invalid.is_some() && this.handle.queue().depth() == 0 {
-            break;
         }
     }
     match invalid {

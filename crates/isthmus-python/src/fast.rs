@@ -1,8 +1,8 @@
-//! The calls that cost nanoseconds, without PyO3's entrance: `Queue.put`, `Queue.get`, `Mutex.acquire` and
-//! `Mutex.release` when there is nothing to wait for, to convert or to report.
+//! The calls that cost nanoseconds, without PyO3's entrance: `Queue.put`, `Queue.get`, `Queue.lease` and the end of
+//! a lease, `Mutex.acquire` and `Mutex.release` when there is nothing to wait for, to convert or to report.
 //!
 //! Measured on 3.11: entering a method through PyO3 (thread-local counters, argument tables, a panic guard)
-//! takes about 10 ns, as much as a whole acquire and release of the lock. So these four are plain C functions
+//! takes about 10 ns, as much as a whole acquire and release of the lock. So these are plain C functions
 //! that try the usual case; everything else (any other argument, waiting, errors) goes to the method of the
 //! same name that PyO3 made, which does the whole work and also lends its documentation. A panic in here (a bug
 //! of the core, never input) ends the process where PyO3 would raise.
@@ -19,8 +19,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::driver::look_briefly;
+use crate::lease::PyLease;
 use crate::mutex::PyMutex;
 use crate::queue::PyQueue;
+use crate::receiving::small;
 
 type Function = unsafe extern "C" fn(
     *mut PyObject,
@@ -38,6 +40,10 @@ struct Fast {
 
 static PUT: Fast = Fast::new(c"put", put);
 static GET: Fast = Fast::new(c"get", get);
+static LEASE: Fast = Fast::new(c"lease", lease);
+static ACK: Fast = Fast::new(c"ack", ack);
+static ENTER: Fast = Fast::new(c"__enter__", enter);
+static EXIT: Fast = Fast::new(c"__exit__", exit);
 static ACQUIRE: Fast = Fast::new(c"acquire", acquire);
 static RELEASE: Fast = Fast::new(c"release", release);
 
@@ -51,9 +57,10 @@ impl Fast {
         let py = class.py();
         let name = self.name.to_str().unwrap_or_default();
         let whole = class.getattr(name)?;
-        let signature: String = whole.getattr("__text_signature__")?.extract()?;
-        let text: String = whole.getattr("__doc__")?.extract()?;
-        let doc = CString::new(format!("{name}{signature}\n--\n\n{text}"))?;
+        let signature: Option<String> = whole.getattr("__text_signature__")?.extract()?;
+        let text: Option<String> = whole.getattr("__doc__")?.extract()?;
+        let head = signature.map_or_else(String::new, |signature| format!("{name}{signature}\n--\n\n"));
+        let doc = CString::new(format!("{head}{}", text.unwrap_or_default()))?;
         // Lives as long as the type, that is to the end of the process.
         let definition = Box::leak(Box::new(ffi::PyMethodDef {
             ml_name: self.name.as_ptr(),
@@ -111,11 +118,16 @@ impl Fast {
     }
 }
 
-/// Installs all four; once, when the module is made.
+/// Installs all of them; once, when the module is made.
 pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
     let (queue, mutex) = (py.get_type::<PyQueue>(), py.get_type::<PyMutex>());
+    let leases = py.get_type::<PyLease>();
     PUT.install(&queue)?;
     GET.install(&queue)?;
+    LEASE.install(&queue)?;
+    ACK.install(&leases)?;
+    ENTER.install(&leases)?;
+    EXIT.install(&leases)?;
     ACQUIRE.install(&mutex)?;
     RELEASE.install(&mutex)
 }
@@ -250,6 +262,18 @@ unsafe extern "C" fn get(
     }
 }
 
+/// A result as C functions return it.
+#[inline]
+fn give<T>(py: Python<'_>, result: PyResult<Bound<'_, T>>) -> *mut PyObject {
+    match result {
+        Ok(object) => object.into_ptr(),
+        Err(error) => {
+            error.restore(py);
+            std::ptr::null_mut()
+        }
+    }
+}
+
 /// Calls a function of the codec.
 #[inline]
 unsafe fn call(function: &Py<PyAny>, argument: *mut PyObject) -> *mut PyObject {
@@ -266,13 +290,84 @@ unsafe fn open(slf: &*mut PyObject, taken: &Taken, buffer: &[MaybeUninit<u8>]) -
     unsafe {
         let py = Python::assume_attached();
         let slf = Bound::ref_from_ptr(py, slf).cast_unchecked::<PyQueue>();
-        Python::attach(|_| match PyQueue::open(slf, taken, buffer) {
-            Ok(message) => message.into_ptr(),
-            Err(error) => {
-                error.restore(py);
-                std::ptr::null_mut()
+        Python::attach(|_| give(py, PyQueue::open(slf, taken, buffer)))
+    }
+}
+
+unsafe extern "C" fn lease(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see `Fast::whole`; of the buffer only what was filled is read.
+    unsafe {
+        if usual(0, args, count, names) {
+            let this = this::<PyQueue>(&slf);
+            let queue = this.handle.queue();
+            let mut buffer = [MaybeUninit::<u8>::uninit(); INLINE_MAX];
+            let near = this.near.load(Ordering::Relaxed);
+            if let Ok(me) = this.handle.consumer()
+                && this.look_for_leases().is_ok()
+                && let Ok(Step::Done(leased)) = queue.try_lease(me, &Attempt::default(), near, &mut buffer)
+            {
+                let py = Python::assume_attached();
+                let slf = Bound::ref_from_ptr(py, &slf).cast_unchecked::<PyQueue>();
+                if leased.place == Place::Inline
+                    && this.codec().is_none()
+                    && let Ok(mut lease) = PyLease::new(slf, leased)
+                {
+                    lease.set_message(small(py, &buffer, leased.length).into_any().unbind());
+                    return give(py, Bound::new(py, lease));
+                }
+                // Anything may fail in there, and Rust drops Python objects only where it knows itself attached.
+                return Python::attach(|py| {
+                    let lease = PyQueue::open_lease(slf, leased, &buffer, false);
+                    give(py, lease.and_then(|lease| Bound::new(py, lease)))
+                });
             }
-        })
+        }
+        LEASE.whole(slf, args, count, names)
+    }
+}
+
+unsafe extern "C" fn ack(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see `Fast::whole`.
+    unsafe {
+        if count == 0 && names.is_null() && this::<PyLease>(&slf).try_acknowledge() {
+            return ffi::Py_NewRef(ffi::Py_None());
+        }
+        ACK.whole(slf, args, count, names)
+    }
+}
+
+unsafe extern "C" fn enter(
+    slf: *mut PyObject,
+    _args: *const *mut PyObject,
+    _count: ffi::Py_ssize_t,
+    _names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see `Fast::whole`.
+    unsafe { ffi::Py_NewRef(slf) }
+}
+
+unsafe extern "C" fn exit(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see `Fast::whole`.
+    unsafe {
+        if count == 3 && *args == ffi::Py_None() && this::<PyLease>(&slf).try_acknowledge() {
+            return ffi::Py_NewRef(ffi::Py_None());
+        }
+        EXIT.whole(slf, args, count, names)
     }
 }
 

@@ -13,11 +13,11 @@ use crate::hold::{Ending, PyView};
 use crate::queue::PyQueue;
 
 /// A message on lease; `isthmus.Queue.lease` says more.
-#[pyclass(name = "Lease", module = "isthmus", frozen)]
+#[pyclass(name = "Lease", module = "isthmus", frozen, freelist = 16)]
 pub(crate) struct PyLease {
     queue: Py<PyQueue>,
     leased: Leased,
-    message: Py<PyAny>,
+    message: Option<Py<PyAny>>,
     /// Holds the run of a large message.
     block: Option<Py<PyView>>,
     epoch: u64,
@@ -25,16 +25,46 @@ pub(crate) struct PyLease {
 }
 
 impl PyLease {
-    pub(crate) fn new(
-        slf: &Bound<'_, PyQueue>,
-        leased: Leased,
-        message: Py<PyAny>,
-        block: Option<Py<PyView>>,
-    ) -> PyResult<PyLease> {
+    /// A lease without its message yet.
+    pub(crate) fn new(slf: &Bound<'_, PyQueue>, leased: Leased) -> PyResult<PyLease> {
         // The record is written when the lease ends, whether the queue's handle is closed or not.
         slf.get().handle.session().keep().or_raise(slf.py())?;
+        slf.get().note_lease(leased.index());
         let queue = slf.clone().unbind();
-        Ok(PyLease { queue, leased, message, block, epoch: process::epoch(), ended: AtomicBool::new(false) })
+        let (epoch, ended) = (process::epoch(), AtomicBool::new(false));
+        Ok(PyLease { queue, leased, message: None, block: None, epoch, ended })
+    }
+
+    pub(crate) fn set_message(&mut self, message: Py<PyAny>) {
+        self.message = Some(message);
+    }
+
+    /// The run of a large message is the lease's from now on.
+    pub(crate) fn hold<'a, 'py>(&'a mut self, view: Bound<'py, PyView>) -> &'a Bound<'py, PyView>
+    where
+        'py: 'a,
+    {
+        let py = view.py();
+        self.block.insert(view.unbind()).bind(py)
+    }
+
+    /// The message cannot be used: it goes back, or to `q.dead`.
+    pub(crate) fn refuse(&self, reason: String, for_good: bool) {
+        if self.begin_end() {
+            self.give_back(reason, for_good);
+        }
+    }
+
+    /// The usual end: nobody has ended it before, and it is acknowledged; false where that is not so, and nothing
+    /// was done.
+    #[inline]
+    pub(crate) fn try_acknowledge(&self) -> bool {
+        self.block.is_none() && self.begin_end() && {
+            let ended = self.acknowledge();
+            // The whole method finds it lost once more, and says so.
+            self.ended.store(ended, Ordering::Release);
+            ended
+        }
     }
 
     /// The first to end it does; in a forked child nobody does: the lease is its parent's.
@@ -59,10 +89,9 @@ impl PyLease {
         Ok(())
     }
 
+    #[inline]
     fn acknowledge(&self) -> bool {
-        let queue = self.queue.get();
-        let ended = queue.handle.acknowledge(&self.leased);
-        queue.note_lease(self.leased.index());
+        let ended = self.queue.get().handle.acknowledge(&self.leased);
         if let Some(view) = &self.block {
             if ended {
                 view.get().end(Ending::Free);
@@ -78,8 +107,8 @@ impl PyLease {
 impl PyLease {
     /// The message.
     #[getter]
-    fn message(&self, py: Python<'_>) -> Py<PyAny> {
-        self.message.clone_ref(py)
+    fn message(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.message.as_ref().map(|message| message.clone_ref(py))
     }
 
     /// How often the message was handed out, this time included.
@@ -164,8 +193,8 @@ impl PyLease {
 
 impl Drop for PyLease {
     fn drop(&mut self) {
-        if self.begin_end() {
-            self.give_back("the lease was dropped without an acknowledgement".to_owned(), false);
+        if !self.ended.load(Ordering::Acquire) {
+            self.refuse("the lease was dropped without an acknowledgement".to_owned(), false);
         }
         self.queue.get().handle.session().release();
     }

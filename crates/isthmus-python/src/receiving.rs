@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
 
 use isthmus_core::error::Error;
-use isthmus_core::queue::{Attempt, INLINE_MAX, Origin, Place, Run, Taken};
+use isthmus_core::queue::{Attempt, INLINE_MAX, Leased, Origin, Place, Run, Taken};
 use pyo3::exceptions::PyException;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -14,7 +14,7 @@ use pyo3::types::{PyBytes, PyString};
 use crate::arguments::Timeout;
 use crate::driver::{End, drive};
 use crate::errors::{OrRaise, number, raise};
-use crate::hold::{Ending, Hold, PyView};
+use crate::hold::{Hold, PyView};
 use crate::lease::PyLease;
 use crate::queue::{DETACH_FROM, PyQueue};
 use crate::sending::Claim;
@@ -212,63 +212,75 @@ impl PyQueue {
     pub(crate) fn take_lease(slf: &Bound<'_, Self>, timeout: Timeout, as_view: bool) -> PyResult<PyLease> {
         let (py, this) = (slf.py(), slf.get());
         let queue = this.handle.queue();
-        // Messages leased to the dead come back to those who wait; consumers that are always busy look now and then.
-        if this.leases.fetch_add(1, Ordering::Relaxed) % LOOK_EVERY == LOOK_EVERY - 1 {
-            let me = this.handle.consumer().or_raise(py)?;
-            queue.redeliver(me, &Attempt::default()).or_raise(py)?;
-        }
+        this.look_for_leases().or_raise(py)?;
         let mut buffer = [MaybeUninit::<u8>::uninit(); INLINE_MAX];
         let near = this.near.load(Ordering::Relaxed);
         let leased = drive(py, &this.handle, End::Consumer, timeout, |me, attempt| {
             queue.try_lease(me, attempt, near, &mut buffer)
         })?
         .map_err(|on| this.empty_error(py, on))?;
-        this.near.store(leased.index(), Ordering::Relaxed);
-        let failed = |error: PyErr, bytes: &[u8], view: Option<&Bound<'_, PyView>>| {
-            // What nobody can decode goes to q.dead; what was interrupted goes back.
-            let for_good = error.is_instance_of::<PyException>(py);
-            let (text, reason) = this.invalid_text(py, leased.origin, &error);
-            let raised = this.invalid_error(
-                py,
-                leased.origin,
-                &format!("{text}; it is kept in q.dead"),
-                reason.clone(),
-                bytes,
-                error,
-            );
-            match view {
-                Some(view) => view.get().end(Ending::GiveBack { lease: leased, reason, for_good }),
-                None => queue.give_back(&leased, &reason, for_good),
-            };
-            raised
-        };
-        let (message, block) = match leased.place {
+        Self::open_lease(slf, leased, &buffer, as_view)
+    }
+
+    /// Messages leased to the dead come back to those who wait; consumers that are always busy look now and then.
+    #[inline]
+    pub(crate) fn look_for_leases(&self) -> isthmus_core::error::Result<()> {
+        if self.leases.fetch_add(1, Ordering::Relaxed) % LOOK_EVERY == LOOK_EVERY - 1 {
+            let me = self.handle.consumer()?;
+            self.handle.queue().redeliver(me, &Attempt::default())?;
+        }
+        Ok(())
+    }
+
+    /// What a message that was leased is for Python; a small one stands in `buffer`.
+    pub(crate) fn open_lease(
+        slf: &Bound<'_, Self>,
+        leased: Leased,
+        buffer: &[MaybeUninit<u8>],
+        as_view: bool,
+    ) -> PyResult<PyLease> {
+        let (py, this) = (slf.py(), slf.get());
+        // Made first: decoding runs code that may do anything, close the queue for one.
+        let mut lease = PyLease::new(slf, leased)?;
+        let bytes: Bound<'_, PyBytes>;
+        let (message, data) = match leased.place {
             Place::Inline => {
-                let bytes = small(py, &buffer, leased.length);
-                match this.codec() {
+                bytes = small(py, buffer, leased.length);
+                let message = match this.codec() {
                     None if as_view => {
-                        (Bound::new(py, PyView::private(bytes.as_bytes(), false))?.into_any(), None)
+                        Bound::new(py, PyView::private(bytes.as_bytes(), false)).map(Bound::into_any)
                     }
-                    None => (bytes.into_any(), None),
-                    Some(codec) => {
-                        let message = codec.decode.bind(py).call1((&bytes,));
-                        (message.map_err(|error| failed(error, bytes.as_bytes(), None))?, None)
-                    }
-                }
+                    None => Ok(bytes.clone().into_any()),
+                    Some(codec) => codec.decode.bind(py).call1((&bytes,)),
+                };
+                (message, bytes.as_bytes())
             }
             Place::Block(run) => {
-                let view = Self::view(slf, run, leased.length, false)?;
+                let view = lease.hold(Self::view(slf, run, leased.length, false)?);
                 let message = match this.codec() {
                     None if as_view => Ok(view.clone().into_any()),
                     None => this.copy_out(py, run, leased.length).map(Bound::into_any),
-                    Some(codec) if as_view => codec.decode_view.bind(py).call1((&view,)),
-                    Some(codec) => codec.decode.bind(py).call1((&view,)),
+                    Some(codec) if as_view => codec.decode_view.bind(py).call1((view,)),
+                    Some(codec) => codec.decode.bind(py).call1((view,)),
                 };
-                let message = message.map_err(|error| failed(error, view.get().as_slice(), Some(&view)))?;
-                (message, Some(view.unbind()))
+                (message, view.get().as_slice())
             }
         };
-        PyLease::new(slf, leased, message.unbind(), block)
+        match message {
+            Ok(message) => {
+                lease.set_message(message.unbind());
+                Ok(lease)
+            }
+            Err(error) => {
+                // What nobody can decode goes to q.dead; what was interrupted goes back.
+                let for_good = error.is_instance_of::<PyException>(py);
+                let (text, reason) = this.invalid_text(py, leased.origin, &error);
+                let text = format!("{text}; it is kept in q.dead");
+                let raised = this.invalid_error(py, leased.origin, &text, reason.clone(), data, error);
+                lease.refuse(reason, for_good);
+                Err(raised)
+            }
+        }
     }
 }
 

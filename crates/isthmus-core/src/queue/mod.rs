@@ -382,7 +382,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     }
 
     /// The ring whose message goes first.
-    #[inline]
+    #[inline(always)]
     fn front_ring(&self) -> &Ring {
         if self.rings.len() == 1 {
             return &self.ring;
@@ -392,7 +392,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     }
 
     /// The message that goes first, and its number; consumer lock held.
-    #[inline]
+    #[inline(always)]
     fn front(&self) -> Result<Option<(&Ring, Entry, u64)>> {
         let ring = self.front_ring();
         let (head, seq) = (ring.head(&self.memory), ring.head_seq(&self.memory));
@@ -401,7 +401,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
 
     /// Takes the next message; a small one is copied to the front of `buffer`, which must hold
     /// `inline_max` bytes.
-    #[inline]
+    #[inline(always)]
     pub fn try_get(
         &self,
         me: Owner,
@@ -433,7 +433,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
 
     /// Copies a small message to the front of `buffer`, or makes `me` the owner of a large one's run; it is
     /// still in the ring. Says how long it is. Consumer lock held.
-    #[inline]
+    #[inline(always)]
     fn take_entry(
         &self,
         me: Owner,
@@ -454,7 +454,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn origin(ring: &Ring, entry: &Entry, number: u64) -> Origin {
         Origin { level: ring.level(), number, position: entry.position, sender: entry.sender }
     }

@@ -215,7 +215,7 @@ impl Ring {
     }
 
     /// The entry at `position`, or `None` where it is not committed yet.
-    #[inline]
+    #[inline(always)]
     pub(super) fn entry<M: Memory>(&self, memory: &M, position: u64) -> Result<Option<Entry>> {
         if position & 7 != 0 {
             return Err(corrupt("a position in the ring", position));
@@ -238,7 +238,7 @@ impl Ring {
     }
 
     /// The entry a consumer takes next; its number must be the expected one. Consumer lock held.
-    #[inline]
+    #[inline(always)]
     pub(super) fn next_entry<M: Memory>(&self, memory: &M, position: u64, seq: u64) -> Result<Option<Entry>> {
         match self.entry(memory, position)? {
             Some(entry) if entry.seq_low != seq & SEQ_MASK => {
