@@ -17,6 +17,9 @@ except ImportError as error:
         "or build it with `pip install .` in a checkout (needs Rust)"
     ) from error
 
+from ._codec import Codec
+from ._core import Lease, Reservation, View
+from ._dead import DeadLetter, DeadLetters
 from ._errors import (
     BuriedError,
     ClosedError,
@@ -37,9 +40,6 @@ from ._errors import (
     Undelivered,
     Unsupported,
 )
-from ._codec import Codec
-from ._core import Lease, Reservation, View
-from ._dead import DeadLetter, DeadLetters
 from ._objects import ObjectInfo, clean, objects
 from .mutex import Mutex
 from .queue import Queue, QueueStats

@@ -2,9 +2,10 @@
 
 They are told apart by who caused them: this side waited (`Timeout`), closed (`ClosedError`) or asked for
 what cannot be (`TooLarge`, `Unsupported`, `NotOwnerError`, `DeadlockError`); the other side finished
-(`ShutDown`), died (`PeerDied`, `OwnerDied`), gave up (`Undelivered`) or sent nonsense (`InvalidMessage`); what is stored does not fit (`IncompatibleError`,
-`CorruptError`) or does not fit in (`NoSpaceError`). A name that exists or does not, and missing
-permission, are the builtins `FileExistsError`, `FileNotFoundError` and `PermissionError` themselves.
+(`ShutDown`), died (`PeerDied`, `OwnerDied`), gave up (`Undelivered`) or sent nonsense (`InvalidMessage`);
+what is stored does not fit (`IncompatibleError`, `CorruptError`) or does not fit in (`NoSpaceError`). A
+name that exists or does not, and missing permission, are the builtins `FileExistsError`,
+`FileNotFoundError` and `PermissionError` themselves.
 
 The native core raises these classes, so this module imports nothing of the package.
 """

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 from . import _core
 from ._codec import Codec, codec_for, known
@@ -63,23 +63,24 @@ class Queue(_core.Queue, Generic[T]):
     `Queue.create` insists on a new one, `Queue.open` on one that exists. `Queue()` is anonymous: it reaches
     other processes by fork and by pickling.
 
-    - `type` says what messages are. `bytes`: any contiguous buffer goes in, bytes come out. `numpy.ndarray`: arrays
-      with their dtype and shape. A `msgspec.Struct`, a dataclass or a builtin type such as `dict[str, int]`:
-      encoded as MessagePack and validated on receipt. `object`: anything that can be pickled; who can write to
-      such a queue can run code in its consumers, so it is the default for new queues only in a namespace that
-      is one user's own (elsewhere it is `bytes`), and is never taken on unasked in any other. A `Codec` of your own.
-      A peer with another type is refused.
-    - `capacity` is in bytes (8 MiB), reserved at once: half for messages up to 4096 bytes, half for larger ones.
-    - `priorities` (1): levels of priority, up to 16. A message of a higher one goes first, always, so the lower
-      ones may starve. Each level has an equal part of the capacity for small messages.
+    - `type` says what messages are. `bytes`: any contiguous buffer goes in, bytes come out. `numpy.ndarray`:
+      arrays with their dtype and shape. A `msgspec.Struct`, a dataclass or a builtin type such as `dict[str,
+      int]`: encoded as MessagePack and validated on receipt. `object`: anything that can be pickled; who can
+      write to such a queue can run code in its consumers, so it is the default for new queues only in a
+      namespace that is one user's own (elsewhere it is `bytes`), and is never taken on unasked in any other.
+      A `Codec` of your own. A peer with another type is refused.
+    - `capacity` is in bytes (8 MiB), reserved at once: half for messages up to 4096 bytes, half for larger
+      ones.
+    - `priorities` (1): levels of priority, up to 16. A message of a higher one goes first, always, so the
+      lower ones may starve. Each level has an equal part of the capacity for small messages.
     - `max_deliveries` (20): how often a message is leased before it goes to `q.dead`.
     - `persistent` keeps the queue when the last process closes it, until `unlink()`.
-    - With `ends_with_producers` consumers get the end when the queue is empty and the last producer has closed
-      its handle, and `PeerDied` when that one was killed.
+    - With `ends_with_producers` consumers get the end when the queue is empty and the last producer has
+      closed its handle, and `PeerDied` when that one was killed.
     - `namespace` is the directory; without it ISTHMUS_NAMESPACE counts, and without that the user's own.
 
-    A handle may be used by any number of threads, and by forked children; leases, views and reservations belong
-    to the process that took them.
+    A handle may be used by any number of threads, and by forked children; leases, views and reservations
+    belong to the process that took them.
     """
 
     __slots__ = ()
@@ -111,7 +112,7 @@ class Queue(_core.Queue, Generic[T]):
         ends_with_producers: bool | None = None,
         namespace: str | os.PathLike[str] | None = None,
     ) -> "Queue[Any]": ...
-    def __new__(  # noqa: D102 - the class says it
+    def __new__(
         cls,
         name: str | None = None,
         *,
@@ -186,6 +187,7 @@ class Queue(_core.Queue, Generic[T]):
         """Opens a queue that exists; `FileNotFoundError` where there is none."""
         return _made(cls, name, "open", type, _NOTHING, namespace)
 
+    # What the native class does, in the types of this queue.
     if TYPE_CHECKING:
 
         def put(
@@ -213,13 +215,14 @@ class Queue(_core.Queue, Generic[T]):
     ) -> "_core.Reservation | ArrayReservation":
         """Memory for one message, to be filled in place: `with q.reserve(n) as block:`.
 
-        A queue of bytes takes the size in bytes, and `block` is a writable memoryview; a queue of arrays takes shape
-        and dtype (float64), and `block` is such an array, not initialised. Leaving the block normally puts the
-        message; an exception gives the memory back. `shorten(n)` of the reservation of bytes puts only the first
-        n bytes. Once put, the message is its consumer's: do not write to it through arrays made before.
+        A queue of bytes takes the size in bytes, and `block` is a writable memoryview; a queue of arrays
+        takes shape and dtype (float64), and `block` is such an array, not initialised. Leaving the block
+        normally puts the message; an exception gives the memory back. `shorten(n)` of the reservation of
+        bytes puts only the first n bytes. Once put, the message is its consumer's: do not write to it through
+        arrays made before.
 
-        Waits up to `timeout` seconds for memory, and again for its place in the queue. Raises what `put` raises.
-        Should this process be killed, the memory comes back.
+        Waits up to `timeout` seconds for memory, and again for its place in the queue. Raises what `put`
+        raises. Should this process be killed, the memory comes back.
         """
         kind = self._type()[1]
         if kind == _ARRAY:
@@ -229,7 +232,7 @@ class Queue(_core.Queue, Generic[T]):
         if kind != "bytes":
             raise Unsupported(f"reserve works on queues of bytes and of arrays; this one is of {kind}")
         if dtype is not None or not isinstance(shape, int):
-            raise TypeError(f"a queue of bytes reserves a number of bytes, not shape={shape!r}, dtype={dtype!r}")
+            raise TypeError(f"a queue of bytes reserves a number of bytes, not {shape!r} of dtype {dtype!r}")
         return self._reserve(shape, timeout, priority)
 
     def views(self) -> Iterator[Any]:
@@ -246,8 +249,8 @@ class Queue(_core.Queue, Generic[T]):
     def leases(self) -> Iterator[_core.Lease]:
         """Iterates over `lease()`: `for job in q.leases():` and in it `with job:`.
 
-        Ends when the queue has ended and no message of it is on lease anywhere: what others give back is still
-        handed out.
+        Ends when the queue has ended and no message of it is on lease anywhere: what others give back is
+        still handed out.
         """
         while True:
             try:
@@ -327,8 +330,8 @@ def _made(
             ) from None
         if codec is _OBJECT and not private:
             raise Unsupported(
-                "the queue's messages are pickles, and others than this user can put them there: unpickling runs "
-                "what they send; give type=object if you trust them all"
+                "the queue's messages are pickles, and others than this user can put them there: unpickling "
+                "runs what they send; give type=object if you trust them all"
             )
     if codec is not None:
         queue._use(kind, codec.encode, codec.decode, codec.decode_view)
