@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 import isthmus
+from queues import limit_of
 from support import Hang, Peer, Watchdog, process_state, wait_until
 from workers import Journal
 
@@ -254,15 +255,6 @@ def room(handle: isthmus.Queue[bytes], size: int, *, patience: float = 0.0) -> i
     for _ in range(count):
         assert len(handle.get(timeout=0)) == size
     return count
-
-
-def limit_of(handle: isthmus.Queue[bytes]) -> int:
-    """The largest message that a queue ever takes, as it says itself."""
-    try:
-        handle.put(bytes(handle.capacity + 1), timeout=0)
-    except isthmus.TooLarge as refused:
-        return refused.limit
-    raise AssertionError("a message larger than the queue was taken")
 
 
 def check_capacity(handle: isthmus.Queue[bytes]) -> None:

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 import isthmus
-from siege import KILLS, SEED, Siege, limit_of
+from queues import limit_of
+from siege import KILLS, SEED, Siege
 from stepper import CannotTrace, Course, Tracee
 from support import object_files
 
