@@ -92,9 +92,9 @@ def _text(info: Any, digests: dict[int, str]) -> str:
         return f"enum{sorted(repr(member.value) for member in info.cls)}"
     if kind == "LiteralType":
         return f"literal{sorted(map(repr, info.values))}"
-    limits = {
-        name: value
-        for name in info.__struct_fields__
+    limits = [
+        (name, value)
+        for name in sorted(info.__struct_fields__)
         if name not in _CHILD + _CHILDREN and (value := getattr(info, name)) is not None
-    }
+    ]
     return f"{kind}{[_text(child, digests) for child in children(info)]}{limits}"
