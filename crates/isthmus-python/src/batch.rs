@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 
 use isthmus_core::queue::{Attempt, Place, Step};
+use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
@@ -13,6 +14,8 @@ use crate::errors::OrRaise;
 use crate::message::Parts;
 use crate::queue::PyQueue;
 use crate::receiving::blank;
+
+const SIGINT: i32 = 2;
 
 /// Bytes and messages that one critical section of a batch copies at most.
 const BATCH_BYTES: usize = 64 << 10;
@@ -77,10 +80,15 @@ pub(crate) fn get_many<'py>(
         }
         let more = if this.codec().is_some() || this.handle.queue().has_returned() {
             // One by one: decoding costs more than taking.
-            let wait = if got > 0 || invalid.is_some() { Timeout::Try } else { timeout };
-            PyQueue::get_message(slf, wait).map(|message| {
-                taken.push(message);
-                true
+            let message = if got == 0 && invalid.is_none() {
+                PyQueue::get_message(slf, timeout).map(Some)
+            } else {
+                PyQueue::get_if_there(slf)
+            };
+            message.map(|message| {
+                let more = message.is_some();
+                taken.extend(message);
+                more
             })
         } else {
             this.take_batch(py, limit - got, &mut lengths, &mut taken, timeout)
@@ -90,8 +98,15 @@ pub(crate) fn get_many<'py>(
             Ok(false) => break,
             // It is in q.dead; those behind it are good.
             Err(error) if crate::errors::is(py, &error, "InvalidMessage") => invalid = Some(error),
-            // What was taken before is handed over; an error that stays comes again with the next call.
-            Err(_) if got > 0 => break,
+            // What was taken before is handed over. An error that stays comes again with the next call; Ctrl+C
+            // is made to come again.
+            Err(error) if got > 0 => {
+                if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+                    // SAFETY: may be called at any time; the handler runs soon after.
+                    unsafe { ffi::PyErr_SetInterruptEx(SIGINT) };
+                }
+                break;
+            }
             Err(error) => return Err(invalid.unwrap_or(error)),
         }
     }

@@ -112,9 +112,11 @@ fn drive_on<T>(
                 }
                 // Before giving up, what dead processes hold is given back and tried once more.
                 last = true;
-                if end == End::Producer {
-                    queue.reclaim(owner, attempt).or_raise(py)?;
+                match end {
+                    End::Producer => queue.reclaim(owner, attempt).map(drop),
+                    End::Consumer => queue.redeliver(owner, attempt),
                 }
+                .or_raise(py)?;
             }
         }
         let owner = me(handle, end).or_raise(py)?;

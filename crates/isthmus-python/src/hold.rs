@@ -13,10 +13,11 @@ use isthmus_core::queue::{Leased, Run};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyMemoryView;
+use pyo3::types::{PyBytes, PyMemoryView};
 
 use crate::errors::OrRaise;
 use crate::queue::PyQueue;
+use crate::receiving::copy;
 
 /// A run that this process owns, and the mapping it lies in, whether the queue's handle is closed or not.
 pub(crate) struct Hold {
@@ -29,15 +30,11 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    pub(crate) fn new(slf: &Bound<'_, PyQueue>, me: Owner, run: Run) -> PyResult<Hold> {
+    /// With `ours` the run is given back when this is dropped; without, somebody else says what becomes of it.
+    pub(crate) fn new(slf: &Bound<'_, PyQueue>, me: Owner, run: Run, ours: bool) -> PyResult<Hold> {
         slf.get().handle.session().keep().or_raise(slf.py())?;
-        Ok(Hold {
-            queue: slf.clone().unbind(),
-            me,
-            run,
-            epoch: process::epoch(),
-            ours: AtomicBool::new(true),
-        })
+        let ours = AtomicBool::new(ours);
+        Ok(Hold { queue: slf.clone().unbind(), me, run, epoch: process::epoch(), ours })
     }
 
     pub(crate) fn queue(&self) -> &PyQueue {
@@ -56,6 +53,11 @@ impl Hold {
     pub(crate) fn address(&self, length: usize) -> *mut u8 {
         let queue = self.queue().handle.queue();
         queue.memory().address(queue.run_offset(self.run), length)
+    }
+
+    /// The run of a lease that was acknowledged: it can be given back.
+    fn take_over(&self) {
+        self.ours.store(true, Ordering::Relaxed);
     }
 
     /// The run is the queue's now.
@@ -87,11 +89,40 @@ pub(crate) enum Ending {
     GiveBack { lease: Leased, reason: String, for_good: bool },
 }
 
+/// Memory of this process that Python code reads and writes.
+pub(crate) struct Private {
+    start: *mut u8,
+    length: usize,
+}
+
+// SAFETY: plain memory; who reads and writes it when is Python's to say, as with a bytearray.
+unsafe impl Send for Private {}
+// SAFETY: as above.
+unsafe impl Sync for Private {}
+
+impl Private {
+    pub(crate) fn new(bytes: Vec<u8>) -> Private {
+        let length = bytes.len();
+        Private { start: Box::into_raw(bytes.into_boxed_slice()).cast(), length }
+    }
+
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.start
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        // SAFETY: made by Box::into_raw from a slice of this length, and dropped once.
+        drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(self.start, self.length)) });
+    }
+}
+
 enum Source {
     /// In the queue's memory.
     Shared(Hold),
     /// A small message, copied.
-    Private(Box<[u8]>),
+    Private(Private),
 }
 
 /// A message seen in place; `isthmus.Queue.get_view` says more.
@@ -100,25 +131,28 @@ pub(crate) struct PyView {
     source: Source,
     length: usize,
     writable: bool,
+    /// The lease says what becomes of the memory, not the view.
+    leased: bool,
     exports: AtomicUsize,
     released: AtomicBool,
     ending: Mutex<Option<Ending>>,
 }
 
 impl PyView {
-    pub(crate) fn shared(hold: Hold, length: usize, writable: bool) -> PyView {
-        PyView::new(Source::Shared(hold), length, writable)
+    pub(crate) fn shared(hold: Hold, length: usize, writable: bool, leased: bool) -> PyView {
+        PyView::new(Source::Shared(hold), length, writable, leased)
     }
 
     pub(crate) fn private(bytes: &[u8], writable: bool) -> PyView {
-        PyView::new(Source::Private(bytes.into()), bytes.len(), writable)
+        PyView::new(Source::Private(Private::new(bytes.to_vec())), bytes.len(), writable, false)
     }
 
-    fn new(source: Source, length: usize, writable: bool) -> PyView {
+    fn new(source: Source, length: usize, writable: bool, leased: bool) -> PyView {
         PyView {
             source,
             length,
             writable,
+            leased,
             exports: AtomicUsize::new(0),
             released: AtomicBool::new(false),
             ending: Mutex::new(None),
@@ -128,7 +162,7 @@ impl PyView {
     fn start(&self) -> *mut u8 {
         match &self.source {
             Source::Shared(hold) => hold.address(self.length),
-            Source::Private(bytes) => bytes.as_ptr().cast_mut(),
+            Source::Private(bytes) => bytes.start(),
         }
     }
 
@@ -140,10 +174,14 @@ impl PyView {
         }
     }
 
-    /// The message's bytes; nobody writes them but through this view.
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        // SAFETY: the hold keeps the run ours and mapped, the box its bytes, as long as self.
-        unsafe { std::slice::from_raw_parts(self.start(), self.length) }
+    /// True where a memoryview or an array of it lives.
+    pub(crate) fn is_exported(&self) -> bool {
+        self.exports.load(Ordering::Acquire) > 0
+    }
+
+    /// A copy of the message.
+    pub(crate) fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        copy(py, self.start(), self.length)
     }
 
     /// Says what becomes of the memory; it happens now, or when the last view of it is gone.
@@ -159,10 +197,15 @@ impl PyView {
         let Source::Shared(hold) = &self.source else { return true };
         match ending {
             None => true,
-            Some(Ending::Free) => hold.free(),
+            Some(Ending::Free) => {
+                if self.leased {
+                    hold.take_over();
+                }
+                hold.free()
+            }
             Some(Ending::GiveBack { lease, reason, for_good }) => {
                 hold.forget();
-                !hold.is_here() || hold.queue().handle.queue().give_back(&lease, &reason, for_good)
+                !hold.is_here() || hold.queue().handle.give_back(&lease, &reason, for_good)
             }
         }
     }
@@ -175,7 +218,8 @@ impl PyView {
     /// Raises `BuriedError` where the other processes had declared this one dead: what was read may have been
     /// another message's.
     pub(crate) fn release(&self, py: Python<'_>) -> PyResult<()> {
-        if self.released.load(Ordering::Acquire) || self.end(Ending::Free) {
+        let before = self.released.swap(true, Ordering::AcqRel);
+        if before || self.leased || self.end(Ending::Free) {
             return Ok(());
         }
         Err(crate::errors::convert(py, Error::Buried))

@@ -69,13 +69,13 @@ impl PyLease {
 
     /// The first to end it does; in a forked child nobody does: the lease is its parent's.
     fn begin_end(&self) -> bool {
-        !self.ended.swap(true, Ordering::AcqRel) && self.epoch == process::epoch()
+        self.epoch == process::epoch() && !self.ended.swap(true, Ordering::AcqRel)
     }
 
     fn give_back(&self, reason: String, for_good: bool) -> bool {
         match &self.block {
             Some(view) => view.get().end(Ending::GiveBack { lease: self.leased, reason, for_good }),
-            None => self.queue.get().handle.queue().give_back(&self.leased, &reason, for_good),
+            None => self.queue.get().handle.give_back(&self.leased, &reason, for_good),
         }
     }
 
@@ -92,12 +92,9 @@ impl PyLease {
     #[inline]
     fn acknowledge(&self) -> bool {
         let ended = self.queue.get().handle.acknowledge(&self.leased);
-        if let Some(view) = &self.block {
-            if ended {
-                view.get().end(Ending::Free);
-            } else if let Some(hold) = view.get().hold() {
-                hold.forget();
-            }
+        // Where it was lost, the run is somebody else's.
+        if let Some(view) = self.block.as_ref().filter(|_| ended) {
+            view.get().end(Ending::Free);
         }
         ended
     }

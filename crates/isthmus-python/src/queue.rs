@@ -272,7 +272,7 @@ impl PyQueue {
             None
         } else {
             let run = this.claim(py, length, timeout)?;
-            Some(Hold::new(slf, this.handle.producer().or_raise(py)?, run)?)
+            Some(Hold::new(slf, this.handle.producer().or_raise(py)?, run, true)?)
         };
         Ok(PyReservation::new(slf, length, hold, level, timeout))
     }
@@ -445,6 +445,7 @@ impl PyQueue {
                 py.detach(|| self.handle.wait(me, &mut attempt, On::Messages, deadline)).or_raise(py)?;
             py.check_signals()?;
             if waited == Waited::TimedOut {
+                queue.redeliver(me, &Attempt::default()).or_raise(py)?;
                 break queue.has_message();
             }
         };

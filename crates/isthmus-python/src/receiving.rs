@@ -5,8 +5,8 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
 
 use isthmus_core::error::Error;
-use isthmus_core::queue::{Attempt, INLINE_MAX, Leased, Origin, Place, Run, Taken};
-use pyo3::exceptions::PyException;
+use isthmus_core::queue::{Attempt, INLINE_MAX, Leased, Origin, Place, Run, Step, Taken};
+use pyo3::exceptions::{PyException, PyMemoryError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
@@ -18,6 +18,15 @@ use crate::hold::{Hold, PyView};
 use crate::lease::PyLease;
 use crate::queue::{DETACH_FROM, PyQueue};
 use crate::sending::Claim;
+
+/// Whether an error says something about the message; Ctrl+C and a lack of memory do not.
+fn says_invalid(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyException>(py) && !error.is_instance_of::<PyMemoryError>(py)
+}
+
+fn buried(text: String, kept: bool) -> String {
+    text + if kept { "; it is kept in q.dead" } else { "; q.dead has no room for it" }
+}
 
 /// How often a consumer that never waits looks whether others died with messages on lease.
 const LOOK_EVERY: usize = 1024;
@@ -49,6 +58,17 @@ impl PyQueue {
         Self::open(slf, &taken, &buffer)
     }
 
+    /// Takes the next message and opens it, where there is one.
+    pub(crate) fn get_if_there<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let this = slf.get();
+        let me = this.handle.consumer().or_raise(slf.py())?;
+        let mut buffer = [MaybeUninit::<u8>::uninit(); INLINE_MAX];
+        match this.handle.queue().try_get(me, &Attempt::default(), &mut buffer).or_raise(slf.py())? {
+            Step::Done(taken) => Self::open(slf, &taken, &buffer).map(Some),
+            Step::Wait(_) => Ok(None),
+        }
+    }
+
     /// What a message that was taken is for Python; a small one stands in `buffer`.
     pub(crate) fn open<'py>(
         slf: &Bound<'py, Self>,
@@ -60,21 +80,17 @@ impl PyQueue {
             (Place::Inline, None) => Ok(small(py, buffer, taken.length).into_any()),
             (Place::Inline, Some(codec)) => {
                 let bytes = small(py, buffer, taken.length);
-                codec
-                    .decode
-                    .bind(py)
-                    .call1((&bytes,))
-                    .map_err(|error| this.bury(py, taken, bytes.as_bytes(), None, error))
+                codec.decode.bind(py).call1((&bytes,)).map_err(|error| this.bury(py, taken, &bytes, error))
             }
             (Place::Block(run), None) => Ok(this.receive(py, run, taken.length)?.into_any()),
             (Place::Block(run), Some(codec)) => {
-                let view = Self::view(slf, run, taken.length, false)?;
+                let view = Self::view(slf, run, taken.length, false, false)?;
                 match codec.decode.bind(py).call1((&view,)) {
                     Ok(message) => {
                         view.get().release(py)?;
                         Ok(message)
                     }
-                    Err(error) => Err(this.bury(py, taken, view.get().as_slice(), view.get().hold(), error)),
+                    Err(error) => Err(this.bury_view(py, taken, &view, error)),
                 }
             }
         }
@@ -93,7 +109,7 @@ impl PyQueue {
             Place::Inline => {
                 Bound::new(py, PyView::private(small(py, buffer, taken.length).as_bytes(), writable))?
             }
-            Place::Block(run) => Self::view(slf, run, taken.length, writable)?,
+            Place::Block(run) => Self::view(slf, run, taken.length, writable, false)?,
         };
         match this.codec() {
             None => Ok(view.into_any()),
@@ -101,7 +117,7 @@ impl PyQueue {
                 .decode_view
                 .bind(py)
                 .call1((&view,))
-                .map_err(|error| this.bury(py, taken, view.get().as_slice(), view.get().hold(), error)),
+                .map_err(|error| this.bury_view(py, taken, &view, error)),
         }
     }
 
@@ -111,25 +127,59 @@ impl PyQueue {
         run: Run,
         length: usize,
         writable: bool,
+        leased: bool,
     ) -> PyResult<Bound<'py, PyView>> {
         let me = slf.get().handle.consumer().or_raise(slf.py())?;
-        Bound::new(slf.py(), PyView::shared(Hold::new(slf, me, run)?, length, writable))
+        let hold = Hold::new(slf, me, run, !leased)?;
+        Bound::new(slf.py(), PyView::shared(hold, length, writable, leased))
     }
 
-    /// Keeps a message that could not be decoded in `q.dead`; the error that says so.
-    fn bury(&self, py: Python<'_>, taken: &Taken, bytes: &[u8], hold: Option<&Hold>, error: PyErr) -> PyErr {
+    /// Keeps a small message that could not be decoded in `q.dead`; the error that says so.
+    fn bury(&self, py: Python<'_>, taken: &Taken, bytes: &Bound<'_, PyBytes>, error: PyErr) -> PyErr {
         let (text, reason) = self.invalid_text(py, taken.origin, &error);
+        let kept = self.try_bury(py, taken, bytes.as_bytes(), &reason);
+        self.invalid_error(py, taken.origin, &buried(text, kept), reason, Some(bytes.clone()), error)
+    }
+
+    /// As [`PyQueue::bury`], of a large message.
+    fn bury_view(&self, py: Python<'_>, taken: &Taken, view: &Bound<'_, PyView>, error: PyErr) -> PyErr {
+        let (text, reason) = self.invalid_text(py, taken.origin, &error);
+        let view = view.get();
+        let bytes = view.to_bytes(py).ok();
+        let kept = if view.is_exported() {
+            // Something (the frames of the error, for one) still looks at it: a copy is kept.
+            bytes.as_ref().is_some_and(|bytes| self.bury_copy(py, taken, bytes, &reason))
+        } else {
+            let kept = self.try_bury(py, taken, &[], &reason);
+            if let Some(hold) = view.hold().filter(|_| kept) {
+                hold.forget();
+            }
+            kept
+        };
+        self.invalid_error(py, taken.origin, &buried(text, kept), reason, bytes, error)
+    }
+
+    fn bury_copy(&self, py: Python<'_>, taken: &Taken, bytes: &Bound<'_, PyBytes>, reason: &str) -> bool {
+        let Ok(run) = self.claim(py, taken.length, Timeout::Try) else { return false };
+        let Ok(me) = self.handle.consumer() else { return false };
+        let claim = Claim::new(&self.handle, me, run);
+        let queue = self.handle.queue();
+        let to = queue.memory().address(queue.run_offset(run), taken.length);
+        // SAFETY: the run is ours and at least this long; a bytes object cannot overlap it.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_bytes().as_ptr(), to, taken.length) };
+        let kept = self.try_bury(py, &Taken { place: Place::Block(run), ..*taken }, &[], reason);
+        if kept {
+            std::mem::forget(claim);
+        }
+        kept
+    }
+
+    fn try_bury(&self, py: Python<'_>, taken: &Taken, bytes: &[u8], reason: &str) -> bool {
         let queue = self.handle.queue();
         let kept = drive(py, &self.handle, End::Consumer, Timeout::Try, |me, attempt| {
-            queue.try_bury(me, attempt, taken, bytes, &reason)
+            queue.try_bury(me, attempt, taken, bytes, reason)
         });
-        let kept = matches!(kept, Ok(Ok(())));
-        if kept && let Some(hold) = hold {
-            hold.forget();
-        }
-        let text =
-            format!("{text}; {}", if kept { "it is kept in q.dead" } else { "q.dead has no room for it" });
-        self.invalid_error(py, taken.origin, &text, reason, bytes, error)
+        matches!(kept, Ok(Ok(())))
     }
 
     fn invalid_text(&self, py: Python<'_>, origin: Origin, error: &PyErr) -> (String, String) {
@@ -154,10 +204,10 @@ impl PyQueue {
         origin: Origin,
         text: &str,
         reason: String,
-        bytes: &[u8],
+        bytes: Option<Bound<'_, PyBytes>>,
         error: PyErr,
     ) -> PyErr {
-        if !error.is_instance_of::<PyException>(py) {
+        if !says_invalid(py, &error) {
             return error;
         }
         let sender =
@@ -166,7 +216,7 @@ impl PyQueue {
             ("number", number(py, origin.number)),
             ("reason", PyString::new(py, &reason).into_any().unbind()),
             ("sender", sender.unwrap_or_else(|_| py.None())),
-            ("data", PyBytes::new(py, bytes).into_any().unbind()),
+            ("data", bytes.unwrap_or_else(|| PyBytes::new(py, b"")).into_any().unbind()),
         ];
         let raised = raise(py, "InvalidMessage", text, &fields);
         raised.set_cause(py, Some(error));
@@ -183,7 +233,8 @@ impl PyQueue {
         let _stay = self.handle.session().stay().or_raise(py)?;
         let me = self.handle.consumer().or_raise(py)?;
         let claim = Claim::new(&self.handle, me, run);
-        let object = self.copy_out(py, run, length)?;
+        let queue = self.handle.queue();
+        let object = copy(py, queue.memory().address(queue.run_offset(run), length), length)?;
         if !claim.free() {
             return Err(crate::errors::convert(py, Error::Buried));
         }
@@ -191,21 +242,9 @@ impl PyQueue {
     }
 
     /// A copy of the bytes of a run that is ours.
-    fn copy_out<'py>(&self, py: Python<'py>, run: Run, length: usize) -> PyResult<Bound<'py, PyBytes>> {
+    fn copy_out<'py>(&self, py: Python<'py>, run: Run, length: usize) -> PyResult<Bound<'py, PyAny>> {
         let queue = self.handle.queue();
-        let object = blank(py, length)?;
-        let from = queue.memory().address(queue.run_offset(run), length) as usize;
-        // SAFETY: nobody else knows the new object yet, so its bytes may still be written.
-        let to = unsafe { ffi::PyBytes_AsString(object.as_ptr()) } as usize;
-        // SAFETY: both are `length` bytes long: the run is ours and checked, the object was made so.
-        // Addresses cross into the closure as numbers because pointers are not Send.
-        let copy = move || unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, length) };
-        if length >= DETACH_FROM {
-            py.detach(copy);
-        } else {
-            copy();
-        }
-        Ok(object)
+        copy(py, queue.memory().address(queue.run_offset(run), length), length).map(Bound::into_any)
     }
 
     /// Takes a message on lease.
@@ -242,28 +281,34 @@ impl PyQueue {
         let (py, this) = (slf.py(), slf.get());
         // Made first: decoding runs code that may do anything, close the queue for one.
         let mut lease = PyLease::new(slf, leased)?;
-        let bytes: Bound<'_, PyBytes>;
-        let (message, data) = match leased.place {
+        let mut data = None;
+        let message = match leased.place {
             Place::Inline => {
-                bytes = small(py, buffer, leased.length);
-                let message = match this.codec() {
+                let bytes = small(py, buffer, leased.length);
+                match this.codec() {
                     None if as_view => {
                         Bound::new(py, PyView::private(bytes.as_bytes(), false)).map(Bound::into_any)
                     }
-                    None => Ok(bytes.clone().into_any()),
-                    Some(codec) => codec.decode.bind(py).call1((&bytes,)),
-                };
-                (message, bytes.as_bytes())
+                    None => Ok(bytes.into_any()),
+                    Some(codec) => {
+                        let message = codec.decode.bind(py).call1((&bytes,));
+                        data = Some(bytes);
+                        message
+                    }
+                }
             }
             Place::Block(run) => {
-                let view = lease.hold(Self::view(slf, run, leased.length, false)?);
+                let view = lease.hold(Self::view(slf, run, leased.length, false, true)?);
                 let message = match this.codec() {
                     None if as_view => Ok(view.clone().into_any()),
-                    None => this.copy_out(py, run, leased.length).map(Bound::into_any),
+                    None => this.copy_out(py, run, leased.length),
                     Some(codec) if as_view => codec.decode_view.bind(py).call1((view,)),
                     Some(codec) => codec.decode.bind(py).call1((view,)),
                 };
-                (message, view.get().as_slice())
+                if message.is_err() {
+                    data = view.get().to_bytes(py).ok();
+                }
+                message
             }
         };
         match message {
@@ -273,7 +318,7 @@ impl PyQueue {
             }
             Err(error) => {
                 // What nobody can decode goes to q.dead; what was interrupted goes back.
-                let for_good = error.is_instance_of::<PyException>(py);
+                let for_good = says_invalid(py, &error);
                 let (text, reason) = this.invalid_text(py, leased.origin, &error);
                 let text = format!("{text}; it is kept in q.dead");
                 let raised = this.invalid_error(py, leased.origin, &text, reason.clone(), data, error);
@@ -282,6 +327,23 @@ impl PyQueue {
             }
         }
     }
+}
+
+/// A copy of memory that stays mapped during the call; a large one is made without the GIL.
+pub(crate) fn copy(py: Python<'_>, from: *const u8, length: usize) -> PyResult<Bound<'_, PyBytes>> {
+    let object = blank(py, length)?;
+    // SAFETY: nobody else knows the new object yet, so its bytes may still be written.
+    let to = unsafe { ffi::PyBytes_AsString(object.as_ptr()) } as usize;
+    let from = from as usize;
+    // SAFETY: both are `length` bytes long, says the caller, and the object was made so. Addresses cross into
+    // the closure as numbers because pointers are not Send.
+    let copy = move || unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, length) };
+    if length >= DETACH_FROM {
+        py.detach(copy);
+    } else {
+        copy();
+    }
+    Ok(object)
 }
 
 /// A `bytes` object to be filled before anybody sees it.

@@ -4,14 +4,16 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use isthmus_core::process;
 use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyMemoryView;
 
 use crate::arguments::Timeout;
-use crate::hold::Hold;
+use crate::hold::{Hold, Private};
 use crate::queue::PyQueue;
+use crate::receiving::copy;
 
 const OPEN: u8 = 0;
 const PUT: u8 = 1;
@@ -21,7 +23,7 @@ enum Source {
     /// In the queue's memory.
     Shared(Hold),
     /// A small message: put with a copy.
-    Private(Box<[u8]>),
+    Private(Private),
 }
 
 /// Memory for one message, to be filled and put; `isthmus.Queue.reserve` says more.
@@ -34,6 +36,8 @@ pub(crate) struct PyReservation {
     level: u8,
     timeout: Timeout,
     state: AtomicU8,
+    epoch: u64,
+    exports: AtomicUsize,
     /// What `with` gave out.
     memory: Mutex<Option<Py<PyMemoryView>>>,
 }
@@ -48,7 +52,7 @@ impl PyReservation {
     ) -> PyReservation {
         let source = match run {
             Some(hold) => Source::Shared(hold),
-            None => Source::Private(vec![0; length].into()),
+            None => Source::Private(Private::new(vec![0; length])),
         };
         PyReservation {
             queue: slf.clone().unbind(),
@@ -58,6 +62,8 @@ impl PyReservation {
             level,
             timeout,
             state: AtomicU8::new(OPEN),
+            epoch: process::epoch(),
+            exports: AtomicUsize::new(0),
             memory: Mutex::new(None),
         }
     }
@@ -65,7 +71,7 @@ impl PyReservation {
     fn start(&self) -> *mut u8 {
         match &self.source {
             Source::Shared(hold) => hold.address(self.reserved),
-            Source::Private(bytes) => bytes.as_ptr().cast_mut(),
+            Source::Private(bytes) => bytes.start(),
         }
     }
 
@@ -77,9 +83,17 @@ impl PyReservation {
         }
     }
 
-    /// True for the first who settles what becomes of it.
+    /// Gives the memory back, at once or (as it may still be written) with the last array made of it.
+    fn give_back(&self, hold: &Hold) {
+        if self.exports.load(Ordering::Acquire) == 0 {
+            hold.free();
+        }
+    }
+
+    /// True for the first who settles what becomes of it; in a forked child nobody does: it is its parent's.
     fn settle(&self, state: u8) -> bool {
-        self.state.compare_exchange(OPEN, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.epoch == process::epoch()
+            && self.state.compare_exchange(OPEN, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// Takes the memoryview given out by `with` away, where nothing was made of it that still lives.
@@ -96,7 +110,7 @@ impl PyReservation {
     /// Puts the message. What was reserved must not be written any more.
     fn put(&self, py: Python<'_>) -> PyResult<()> {
         if !self.settle(PUT) {
-            return self.check_open();
+            return if self.epoch == process::epoch() { self.check_open() } else { Ok(()) };
         }
         let queue = self.queue.get();
         self.withdraw(py);
@@ -107,15 +121,14 @@ impl PyReservation {
                 if put.is_ok() {
                     hold.forget();
                 } else {
-                    hold.free();
+                    self.state.store(CANCELLED, Ordering::Release);
+                    self.give_back(hold);
                 }
                 put
             }
-            Source::Private(bytes) => queue.put_small(py, self.level, &bytes[..length], self.timeout),
+            Source::Private(bytes) => copy(py, bytes.start(), length)
+                .and_then(|message| queue.put_small(py, self.level, message.as_bytes(), self.timeout)),
         };
-        if put.is_err() {
-            self.state.store(CANCELLED, Ordering::Release);
-        }
         put.map(drop)
     }
 
@@ -125,7 +138,7 @@ impl PyReservation {
         if self.settle(CANCELLED)
             && let Source::Shared(hold) = &self.source
         {
-            hold.free();
+            self.give_back(hold);
         }
     }
 
@@ -179,6 +192,19 @@ impl PyReservation {
             let start = this.start().cast();
             ffi::PyBuffer_FillInfo(view, slf.as_ptr(), start, this.reserved as isize, 0, flags)
         };
-        if filled == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
+        if filled != 0 {
+            return Err(PyErr::fetch(slf.py()));
+        }
+        this.exports.fetch_add(1, Ordering::AcqRel);
+        Ok(())
+    }
+
+    unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {
+        if self.exports.fetch_sub(1, Ordering::AcqRel) == 1
+            && self.state.load(Ordering::Acquire) == CANCELLED
+            && let Source::Shared(hold) = &self.source
+        {
+            hold.free();
+        }
     }
 }

@@ -378,6 +378,15 @@ impl QueueHandle {
         ended
     }
 
+    /// A message goes back to the queue, or is given up; false where the lease was lost.
+    pub fn give_back(&self, lease: &Leased, reason: &str, for_good: bool) -> bool {
+        let ended = self.queue.give_back(lease, reason, for_good);
+        if self.ends_with_producers {
+            self.queue.wake_consumers();
+        }
+        ended
+    }
+
     /// Stops accepting messages; false where a living process held the lock all the time.
     pub fn try_shut_down(&self, attempt: &Attempt) -> Result<Step<()>> {
         self.queue.try_shut_down(self.session.me()?, attempt)
