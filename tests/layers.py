@@ -9,7 +9,7 @@ from pathlib import Path
 PYTHON_LAYERS: list[set[str]] = [
     {"__init__"},  # collects the public names; nothing below imports it
     {"__main__"},  # `python -m isthmus`
-    {"cli", "testing", "multiprocessing"},  # faces
+    {"cli", "logging", "testing", "multiprocessing"},  # faces
     {"aio", "queue", "topic", "service", "table"},  # patterns
     {"shm", "posix", "socket", "nats"},  # mechanisms behind the patterns
     # mechanisms used directly
@@ -19,7 +19,7 @@ PYTHON_LAYERS: list[set[str]] = [
 ]
 """Modules of `python/isthmus`, top first: an import points down, or to the same module's own parts."""
 
-FACES = {"__main__", "cli", "testing", "multiprocessing"}
+FACES = {"__main__", "cli", "logging", "testing", "multiprocessing"}
 """These stand outside and use isthmus as any user does: `import isthmus`."""
 
 

@@ -22,7 +22,7 @@ def test_every_public_name_is_there_and_sorted() -> None:
 
 
 def test_nothing_public_is_left_out() -> None:
-    modules = {"cli", "mutex", "queue", "value"}  # one mechanism, one module: importable, and not hidden
+    modules = {"cli", "logging", "mutex", "queue", "value"}  # one mechanism, one module: importable, and not hidden
     visible = {name for name in vars(isthmus) if not name.startswith("_")}
     assert visible - modules == set(isthmus.__all__)
 
