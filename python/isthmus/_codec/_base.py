@@ -28,27 +28,29 @@ class Codec:
     another name is refused. Put a version in it, `"point/1"`. It has at most 56 bytes.
     """
 
-    __slots__ = (
-        "decode", "decode_plain", "decode_view", "encode", "encode_exact", "exact", "fingerprint", "made_of",
-        "name", "plain",
-    )  # fmt: skip
+    __slots__ = {  # noqa: RUF023 - in the order in which one reads them
+        "name": "What errors and `isthmus ls` show: `Job`, `list[int]`.",
+        "fingerprint": "64 bits, never 0, equal where messages look alike.",
+        "encode": "Makes a message of a value: a buffer, or a tuple of them.",
+        "decode": "Makes a value of a message, without keeping any of it.",
+        "decode_view": "Makes a value of a message, in which it may go on living.",
+        "made_of": "The type of which this is the codec; the codec itself where you made it.",
+        # Ways round a Python function, which costs some 50 ns. `encode` and `decode` are right without them.
+        "exact": "Classes whose values, not those of subclasses, `encode_exact` takes; often none.",
+        "encode_exact": "Encodes without looking at the class.",
+        "plain": "The first byte of messages that `decode_plain` takes; -1 for none.",
+        "decode_plain": "Decodes without looking at the first byte.",
+    }
 
     name: str
-    """What errors and `isthmus ls` show: `"Job"`, `"list[int]"`."""
     fingerprint: int
-    """64 bits, never 0: equal where messages look alike."""
     encode: "Encode"
     decode: "Decode"
     decode_view: "Decode"
     made_of: Any
-    """What `codec_for` takes to give this codec: the type, or the codec itself where the user made it."""
-
-    # Ways round a Python function, which costs some 50 ns. `encode` and `decode` are right without them.
     exact: tuple[type[Any], ...]
-    """A value whose class is one of these (not a subclass) may be given to `encode_exact`; else empty."""
     encode_exact: "Encode"
     plain: int
-    """A message that begins with this byte may be given to `decode_plain`; -1 for none."""
     decode_plain: "Decode"
 
     def __init__(
