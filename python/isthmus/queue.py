@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 from . import _core
-from ._codec import Codec, codec_for, known
+from ._codec import OBJECT, Codec, codec_for, known
 from ._dead import DeadLetters
 from ._errors import ClosedError, IncompatibleError, ShutDown, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import numpy as np
     from typing_extensions import Buffer
 
     from ._arrays import ArrayReservation
@@ -20,7 +21,7 @@ __all__ = ["Queue", "QueueStats"]
 
 T = TypeVar("T")
 
-_OBJECT = codec_for(object)
+_OBJECT = (OBJECT, "object")
 _ARRAY = "numpy.ndarray"
 
 
@@ -205,6 +206,28 @@ class Queue(_core.Queue, Generic[T]):
         def get_many(self, limit: int, timeout: float | None = None) -> list[T]: ...
         def __next__(self) -> T: ...
 
+    @overload
+    def reserve(
+        self: "Queue[bytes]", shape: int, *, timeout: float | None = None, priority: int = 0
+    ) -> _core.Reservation: ...
+    @overload
+    def reserve(
+        self: "Queue[np.ndarray[Any, Any]]",
+        shape: int | tuple[int, ...],
+        dtype: Any = None,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> "ArrayReservation": ...
+    @overload
+    def reserve(
+        self: "Queue[Any]",
+        shape: int | tuple[int, ...],
+        dtype: Any = None,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> Any: ...
     def reserve(
         self,
         shape: int | tuple[int, ...],
@@ -212,7 +235,7 @@ class Queue(_core.Queue, Generic[T]):
         *,
         timeout: float | None = None,
         priority: int = 0,
-    ) -> "_core.Reservation | ArrayReservation":
+    ) -> Any:
         """Memory for one message, to be filled in place: `with q.reserve(n) as block:`.
 
         A queue of bytes takes the size in bytes, and `block` is a writable memoryview; a queue of arrays
@@ -314,7 +337,7 @@ def _made(
         priorities,
         max_deliveries,
         wanted,
-        _identity(_OBJECT),
+        _OBJECT,
         persistent,
         ends,
         namespace,
@@ -328,13 +351,13 @@ def _made(
             raise IncompatibleError(
                 f"the queue's messages are of type {found}: give type= to open it (a type of the same fields)"
             ) from None
-        if codec is _OBJECT and not private:
+        if fingerprint == OBJECT and not private:
             raise Unsupported(
                 "the queue's messages are pickles, and others than this user can put them there: unpickling "
                 "runs what they send; give type=object if you trust them all"
             )
     if codec is not None:
-        queue._use(kind, codec.encode, codec.decode, codec.decode_view)
+        queue._use(kind, codec)
     return queue
 
 

@@ -192,7 +192,7 @@ unsafe extern "C" fn put(
                 }
                 return PUT.whole(slf, args, count, names);
             };
-            let encoded = call(&codec.encode, *args);
+            let encoded = call(codec.encoder(*args), *args);
             if encoded.is_null() {
                 return encoded;
             }

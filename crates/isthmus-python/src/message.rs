@@ -3,17 +3,69 @@
 use std::mem::MaybeUninit;
 
 use isthmus_core::queue::INLINE_MAX;
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::arguments::Bytes;
 
-/// The functions that turn objects into messages and back; see `isthmus._codec`.
+/// The functions that turn objects into messages and back, as `isthmus._codec.Codec` describes them.
 pub(crate) struct Codec {
+    /// What the user gave as the type.
     pub(crate) source: Py<PyAny>,
-    pub(crate) encode: Py<PyAny>,
-    pub(crate) decode: Py<PyAny>,
-    pub(crate) decode_view: Py<PyAny>,
+    encode: Py<PyAny>,
+    decode: Py<PyAny>,
+    decode_view: Py<PyAny>,
+    /// Objects of exactly these types may go another way, which has no Python function in it.
+    exact: Vec<Py<PyAny>>,
+    encode_exact: Py<PyAny>,
+    /// Messages that begin with this byte likewise.
+    plain: Option<u8>,
+    decode_plain: Py<PyAny>,
+}
+
+impl Codec {
+    pub(crate) fn new(source: Py<PyAny>, codec: &Bound<'_, PyAny>) -> PyResult<Codec> {
+        let get = |name: &str| codec.getattr(name).map(Bound::unbind);
+        Ok(Codec {
+            source,
+            encode: get("encode")?,
+            decode: get("decode")?,
+            decode_view: get("decode_view")?,
+            exact: codec.getattr("exact")?.extract()?,
+            encode_exact: get("encode_exact")?,
+            plain: u8::try_from(codec.getattr("plain")?.extract::<i32>()?).ok(),
+            decode_plain: get("decode_plain")?,
+        })
+    }
+
+    /// The function that encodes an object.
+    #[inline]
+    pub(crate) fn encoder(&self, object: *mut ffi::PyObject) -> &Py<PyAny> {
+        if self.exact.is_empty() {
+            return &self.encode;
+        }
+        // SAFETY: a live object, with the GIL; its type is only compared.
+        let kind = unsafe { ffi::Py_TYPE(object) }.cast::<ffi::PyObject>();
+        if self.exact.iter().any(|exact| exact.as_ptr() == kind) { &self.encode_exact } else { &self.encode }
+    }
+
+    /// Decodes a message, `bytes` or a view whose content is copied.
+    #[inline]
+    pub(crate) fn decode<'py>(
+        &self,
+        message: &Bound<'py, PyAny>,
+        first: Option<u8>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let plain = first.is_some() && first == self.plain;
+        let function = if plain { &self.decode_plain } else { &self.decode };
+        function.bind(message.py()).call1((message,))
+    }
+
+    /// Decodes a message into an object that may keep it.
+    pub(crate) fn decode_view<'py>(&self, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.decode_view.bind(message.py()).call1((message,))
+    }
 }
 
 /// One message as buffers that lie one after the other.
@@ -31,7 +83,7 @@ impl<'py> Parts<'py> {
         let Some(codec) = codec else {
             return Ok(Parts::one(Bytes::new(object)?, object.clone()));
         };
-        let source = codec.encode.bind(object.py()).call1((object,))?;
+        let source = codec.encoder(object.as_ptr()).bind(object.py()).call1((object,))?;
         let Ok(tuple) = source.cast::<PyTuple>() else {
             return Ok(Parts::one(Bytes::new(&source)?, source));
         };

@@ -158,8 +158,9 @@ impl PyQueue {
     }
 
     /// Says how objects become messages and messages objects, once; `source` is what the user gave as the type.
-    fn _use(&self, source: Py<PyAny>, encode: Py<PyAny>, decode: Py<PyAny>, decode_view: Py<PyAny>) {
-        let _ = self.codec.set(Codec { source, encode, decode, decode_view });
+    fn _use(&self, source: Py<PyAny>, codec: &Bound<'_, PyAny>) -> PyResult<()> {
+        let _ = self.codec.set(Codec::new(source, codec)?);
+        Ok(())
     }
 
     /// What the user gave as the type; for pickling.

@@ -80,12 +80,14 @@ impl PyQueue {
             (Place::Inline, None) => Ok(small(py, buffer, taken.length).into_any()),
             (Place::Inline, Some(codec)) => {
                 let bytes = small(py, buffer, taken.length);
-                codec.decode.bind(py).call1((&bytes,)).map_err(|error| this.bury(py, taken, &bytes, error))
+                codec
+                    .decode(bytes.as_any(), bytes.as_bytes().first().copied())
+                    .map_err(|error| this.bury(py, taken, &bytes, error))
             }
             (Place::Block(run), None) => Ok(this.receive(py, run, taken.length)?.into_any()),
             (Place::Block(run), Some(codec)) => {
                 let view = Self::view(slf, run, taken.length, false, false)?;
-                match codec.decode.bind(py).call1((&view,)) {
+                match codec.decode(view.as_any(), None) {
                     Ok(message) => {
                         view.get().release(py)?;
                         Ok(message)
@@ -113,11 +115,9 @@ impl PyQueue {
         };
         match this.codec() {
             None => Ok(view.into_any()),
-            Some(codec) => codec
-                .decode_view
-                .bind(py)
-                .call1((&view,))
-                .map_err(|error| this.bury_view(py, taken, &view, error)),
+            Some(codec) => {
+                codec.decode_view(view.as_any()).map_err(|error| this.bury_view(py, taken, &view, error))
+            }
         }
     }
 
@@ -291,7 +291,7 @@ impl PyQueue {
                     }
                     None => Ok(bytes.into_any()),
                     Some(codec) => {
-                        let message = codec.decode.bind(py).call1((&bytes,));
+                        let message = codec.decode(bytes.as_any(), bytes.as_bytes().first().copied());
                         data = Some(bytes);
                         message
                     }
@@ -302,8 +302,8 @@ impl PyQueue {
                 let message = match this.codec() {
                     None if as_view => Ok(view.clone().into_any()),
                     None => this.copy_out(py, run, leased.length),
-                    Some(codec) if as_view => codec.decode_view.bind(py).call1((view,)),
-                    Some(codec) => codec.decode.bind(py).call1((view,)),
+                    Some(codec) if as_view => codec.decode_view(view.as_any()),
+                    Some(codec) => codec.decode(view.as_any(), None),
                 };
                 if message.is_err() {
                     data = view.get().to_bytes(py).ok();
