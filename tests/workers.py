@@ -281,6 +281,13 @@ def count_up(journal: str, value: str, step: int, limited: bool) -> None:
     handle.close()
 
 
+def add_ones(value: isthmus.Value, count: int) -> None:
+    """For processes of `multiprocessing`, which find it by the name of this module."""
+    for _ in range(count):
+        value.add(1)
+    value.close()
+
+
 def come_and_go(journal: str, queue: str, capacity: int, number: int) -> None:
     """Opens or creates a queue, uses it, closes it, again and again; nobody else keeps it alive."""
     words = Journal(journal).words

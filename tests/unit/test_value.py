@@ -18,6 +18,7 @@ import pytest
 
 import isthmus
 from support import Peer, object_files
+from workers import add_ones
 
 Start = Callable[..., Peer]
 
@@ -469,12 +470,6 @@ def test_named_and_anonymous_ones_pickle(real: isthmus.Value, spawn: Start) -> N
     assert anonymous.get() == 43
     peer.finish()
     anonymous.close()
-
-
-def add_ones(value: isthmus.Value, count: int) -> None:
-    for _ in range(count):
-        value.add(1)
-    value.close()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python 3.12 warns of fork under threads
