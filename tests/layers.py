@@ -12,6 +12,9 @@ PYTHON_LAYERS: list[set[str]] = [
     {"cli", "logging", "testing", "multiprocessing"},  # faces
     {"aio", "queue", "topic", "service", "table"},  # patterns
     {"shm", "posix", "socket", "nats"},  # mechanisms behind the patterns
+    # what messages are, and parts of a queue's interface
+    {"_arrays", "_dead"},
+    {"_codec"},
     # mechanisms used directly
     {"_objects", "fifo", "mapped_file", "mutex", "pipe", "signals", "sync", "value"},
     {"_core"},  # binding

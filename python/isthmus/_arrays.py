@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from ._codec import array_layout
+from ._codec import array_at, array_layout
 
 __all__ = ["ArrayReservation"]
 
@@ -27,12 +27,11 @@ class ArrayReservation:
         timeout: float | None,
         priority: int,
     ) -> None:
-        dtype = np.dtype(np.float64 if dtype is None else dtype)
         header, size = array_layout(shape, dtype)
         self._reservation = queue._reserve(size, timeout, priority)
         memory = memoryview(self._reservation)
         memory[: len(header)] = header
-        self.array = np.ndarray(shape, dtype, buffer=memory, offset=len(header))
+        self.array = array_at(memory, header)
 
     def put(self) -> None:
         """Puts the message."""

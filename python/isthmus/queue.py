@@ -284,6 +284,12 @@ class Queue(_core.Queue, Generic[T]):
             del lease
 
     @property
+    def type(self) -> Any:
+        """What messages are: `bytes`, `object`, `numpy.ndarray`, the class or the `Codec` that was given."""
+        source = self._source()
+        return bytes if source is None else source
+
+    @property
     def dead(self) -> DeadLetters:
         """The messages that nobody could use."""
         return DeadLetters(self)
@@ -357,7 +363,7 @@ def _made(
                 "runs what they send; give type=object if you trust them all"
             )
     if codec is not None:
-        queue._use(kind, codec)
+        queue._use(codec.made_of, codec)
     return queue
 
 

@@ -18,6 +18,7 @@ BUILTIN: dict[str, type[BaseException]] = {
     "Empty": queue.Empty,
     "Full": queue.Full,
     "IncompatibleError": ValueError,
+    "InvalidMessage": ValueError,
     "NoSpaceError": OSError,
     "NotOwnerError": RuntimeError,
     "OwnerDied": RuntimeError,
@@ -25,6 +26,7 @@ BUILTIN: dict[str, type[BaseException]] = {
     "ShutDown": EOFError,
     "Timeout": TimeoutError,
     "TooLarge": ValueError,
+    "Undelivered": RuntimeError,
     "Unsupported": NotImplementedError,
 }
 EXPORTED = {name: getattr(isthmus, name) for name in isthmus.__all__}
@@ -38,6 +40,8 @@ GIVEN: dict[str, dict[str, object]] = {
     "PeerDied": {"pid": 7, "since": 1.5},
     "OwnerDied": {"pid": 7, "since": 1.5, "what": "mutex ledger"},
     "TooLarge": {"size": 9, "limit": 8},
+    "InvalidMessage": {"number": 3, "reason": "no", "sender": 7, "data": b"x"},
+    "Undelivered": {"reason": "no"},
 }
 
 

@@ -148,15 +148,15 @@ impl PyLease {
 
     /// Gives the message back: the next consumer gets it, before all others; after `max_deliveries` it goes to
     /// `q.dead` with the reason. Where views of it are still in use it goes back with the last of them.
-    #[pyo3(signature = (reason = String::new()))]
-    fn nack(&self, py: Python<'_>, reason: String) -> PyResult<()> {
-        self.end_or_raise(py, || self.give_back(reason, false))
+    #[pyo3(signature = (reason = ""))]
+    fn nack(&self, py: Python<'_>, reason: &str) -> PyResult<()> {
+        self.end_or_raise(py, || self.give_back(reason.to_owned(), false))
     }
 
     /// Nobody will be able to use the message: it goes to `q.dead` at once.
-    #[pyo3(signature = (reason = String::new()))]
-    fn reject(&self, py: Python<'_>, reason: String) -> PyResult<()> {
-        self.end_or_raise(py, || self.give_back(reason, true))
+    #[pyo3(signature = (reason = ""))]
+    fn reject(&self, py: Python<'_>, reason: &str) -> PyResult<()> {
+        self.end_or_raise(py, || self.give_back(reason.to_owned(), true))
     }
 
     fn __enter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
