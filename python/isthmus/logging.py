@@ -264,9 +264,8 @@ def _opened(
     """The queue, and whether it was opened here."""
     if isinstance(queue, str):
         return isthmus.Queue(queue, type=bytes, capacity=capacity, namespace=namespace), True
-    found = queue._type()[1]
-    if found != "bytes":
-        raise isthmus.IncompatibleError(f"log records are bytes, and this queue has type={found}")
+    if queue.type is not bytes:
+        raise isthmus.IncompatibleError(f"log records are bytes, and this queue has type={queue.type!r}")
     return queue, False
 
 

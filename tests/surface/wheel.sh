@@ -24,7 +24,7 @@ for tool in cargo rustc maturin; do
 done
 cd "$place"
 
-pip install --quiet --no-index "$wheel"       # the package alone: no dependency at all
+pip install --quiet "$wheel"                  # the package and what it needs, nothing of its extras
 python -W error - <<'PYTHON'
 import isthmus
 
