@@ -263,7 +263,7 @@ impl PyQueue {
         priority: i64,
     ) -> PyResult<PyReservation> {
         let (py, this) = (slf.py(), slf.get());
-        let timeout = Timeout::new(timeout)?;
+        let until = Timeout::new(timeout)?;
         let level = this.level(priority)?;
         let Ok(length) = usize::try_from(length) else {
             return Err(PyValueError::new_err(format!("size is {length}: it takes bytes, 0 or more")));
@@ -272,7 +272,7 @@ impl PyQueue {
             this.handle.producer().or_raise(py)?;
             None
         } else {
-            let run = this.claim(py, length, timeout)?;
+            let run = this.claim(py, length, until)?;
             Some(Hold::new(slf, this.handle.producer().or_raise(py)?, run, true)?)
         };
         Ok(PyReservation::new(slf, length, hold, level, timeout))
@@ -457,6 +457,8 @@ impl PyQueue {
 
     /// Waits until less than the part `below` of the capacity is taken, as `fill` says; True then, False where that
     /// was not so within `timeout` seconds (None waits, 0 looks). True at once after `shutdown()`.
+    ///
+    /// That there is room for a certain message only `put` can tell: a large one may not fit at any `fill`.
     ///
     /// For a producer that slows down before the queue is full: put until `fill` is over the high-water mark,
     /// then wait here for the low one.

@@ -34,7 +34,8 @@ pub(crate) struct PyReservation {
     reserved: usize,
     length: AtomicUsize,
     level: u8,
-    timeout: Timeout,
+    /// Seconds, for memory and again for putting: filling takes as long as it takes.
+    timeout: Option<f64>,
     state: AtomicU8,
     epoch: u64,
     exports: AtomicUsize,
@@ -48,7 +49,7 @@ impl PyReservation {
         length: usize,
         run: Option<Hold>,
         level: u8,
-        timeout: Timeout,
+        timeout: Option<f64>,
     ) -> PyReservation {
         let source = match run {
             Some(hold) => Source::Shared(hold),
@@ -113,11 +114,12 @@ impl PyReservation {
             return if self.epoch == process::epoch() { self.check_open() } else { Ok(()) };
         }
         let queue = self.queue.get();
+        let timeout = Timeout::new(self.timeout)?;
         self.withdraw(py);
         let length = self.length.load(Ordering::Acquire);
         let put = match &self.source {
             Source::Shared(hold) => {
-                let put = queue.put_run(py, self.level, hold.run(), length, self.timeout);
+                let put = queue.put_run(py, self.level, hold.run(), length, timeout);
                 if put.is_ok() {
                     hold.forget();
                 } else {
@@ -127,7 +129,7 @@ impl PyReservation {
                 put
             }
             Source::Private(bytes) => copy(py, bytes.start(), length)
-                .and_then(|message| queue.put_small(py, self.level, message.as_bytes(), self.timeout)),
+                .and_then(|message| queue.put_small(py, self.level, message.as_bytes(), timeout)),
         };
         put.map(drop)
     }
