@@ -174,7 +174,7 @@ def test_a_producer_that_waits_on_one_level_waits_for_that_level() -> None:
         assert q.get() == bytes(100)  # of level 1
         threads[1].join(30)
         assert done == [1]
-        assert q.stats().producers_waiting == 1
+        wait_until(lambda: q.stats().producers_waiting == 1, "the other to look and wait on")
         for _ in range(rooms[1] - 1):
             assert q.get(timeout=0) == bytes(100)
         assert q.get(timeout=0) == late
