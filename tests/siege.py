@@ -67,7 +67,8 @@ class Siege:
         print(f"\nISTHMUS_TEST_SEED={SEED} (this test: {seed})")
         self.random = random.Random(f"{SEED} {seed}")
         self.directory = Path(tempfile.mkdtemp(prefix="isthmus-siege-", dir="/dev/shm"))
-        self.zygote = Peer(Path(__file__).with_name("workers.py").read_text())
+        start = "import sys; sys.path.insert(0, sys.argv[1]); import workers; workers.zygote()"
+        self.zygote = Peer(start, Path(__file__).parent)
         self.started = 0
         self.kills = 0
         self.killed_attaching = 0
@@ -99,7 +100,8 @@ class Siege:
         for path in self.directory.glob("*.error"):
             raise AssertionError(f"{path.name} after {self.kills} kills:\n{path.read_text()}")
         for worker in self.workers:
-            if not worker.journal.words[Journal.STOP] and worker.gone():
+            # In this order: a worker may say that it ends, and end.
+            if worker.gone() and not worker.journal.words[Journal.STOP]:
                 error = worker.path.with_name(worker.path.name + ".error")
                 text = error.read_text() if error.exists() else "no traceback: it crashed"
                 raise AssertionError(f"{worker.path.name} ended by itself after {self.kills} kills: {text}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import importlib
 import json
 import mmap
 import os
@@ -47,7 +48,7 @@ def message(producer: int, sequence: int, size: int) -> bytes:
     return head + zlib.crc32(body, sequence & 0xFFFFFFFF).to_bytes(4, "little") + body
 
 
-def identify(got: bytes) -> tuple[int, int]:
+def identify(got: bytes | memoryview) -> tuple[int, int]:
     """Producer and sequence of a message; raises when it is torn."""
     if len(got) < HEADER:
         raise AssertionError(f"torn: a message of {len(got)} bytes: {got!r}")
@@ -336,11 +337,15 @@ def visit(journal: str, queue: str) -> None:
 
 
 def run(program: str, arguments: dict[str, Any]) -> int:
-    """Runs a program of this module; what it fails with, and on SIGUSR1 where it stands, is written down."""
+    """Runs a program of this module, or of another (`module.program`).
+
+    What it fails with, and on SIGUSR1 where it stands, is written down.
+    """
+    module, _, function = program.rpartition(".")
     with Path(arguments["journal"] + ".stack").open("w") as stack:
         faulthandler.register(signal.SIGUSR1, file=os.dup(stack.fileno()))
     try:
-        globals()[program](**arguments)
+        getattr(importlib.import_module(module or __name__), function)(**arguments)
     except BaseException:
         Path(arguments["journal"] + ".error").write_text(traceback.format_exc())
         return 1
@@ -374,7 +379,3 @@ def zygote() -> None:
                 os._exit(1)
             os._exit(run(*order))
         print(pid, flush=True)
-
-
-if __name__ == "__main__":
-    zygote()
