@@ -6,6 +6,7 @@ consumer came with it (`LEASED` … `RETURNED`), with the number of the delivery
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -115,4 +116,58 @@ def deliveries(words: Any, count: int) -> list[tuple[int, int, int]]:
     ]
 
 
-__all__ = ["ENDED", "ENDING", "LEASED", "POISON", "RETURNED", "RETURNING", "deliveries", "supply", "work"]
+def check_deliveries(siege: Any, levels: int) -> str:
+    """Nothing is lost or done twice; nothing is handed out twice but after its holder's death or will."""
+    everyone = siege.workers + siege.dead
+    consumers = [worker for worker in everyone if worker.program == "leasers.work"]
+    of_message: dict[int, list[tuple[int, int, bool]]] = {}
+    for consumer in consumers:
+        last: dict[tuple[int, int], int] = {}
+        for entry, count, state in deliveries(consumer.journal.words, consumer.done):
+            of_message.setdefault(entry, []).append((count, state, consumer.killed))
+            producer, sequence = entry >> 40, entry & ((1 << 40) - 1)
+            stream = producer, sequence % levels
+            if count == 1:
+                before = last.get(stream, -1)
+                assert sequence > before, f"FIFO: {sequence} of producer {producer} after {before}"
+                last[stream] = sequence
+    unseen = again = 0
+    for entry, found in of_message.items():
+        what = f"message {entry & ((1 << 40) - 1)} of producer {entry >> 40}: {sorted(found)}"
+        *earlier, (count, state, killed) = sorted(found)
+        assert state == ENDED or (killed and state == ENDING), f"lost, {what}"
+        numbers = [number for number, _, _ in found]
+        assert len(set(numbers)) == len(numbers), f"one delivery to two, {what}"
+        for _, before, holder_killed in earlier:
+            assert before == RETURNED or (holder_killed and before != ENDED), f"handed out again, {what}"
+        again += len(earlier)
+        unseen += count - len(found)
+    # A consumer may be killed after a message is its own and before it could say so.
+    assert unseen <= siege.kills, f"{unseen} deliveries that nobody knows of, {siege.kills} kills"
+
+    for supplier in (worker for worker in everyone if worker.program == "leasers.supply"):
+        number = supplier.arguments["number"]
+        assert supplier.started - supplier.done <= 1
+        missing = [n for n in range(supplier.done) if number << 40 | n not in of_message]
+        assert not missing, f"lost: {missing[:20]} of producer {number}"
+        assert number << 40 | supplier.started not in of_message, "out of nothing"
+    return f"{len(of_message)} messages, {siege.kills} kills, {again} handed out again, {unseen} unseen"
+
+
+def check_leases(handle: isthmus.Queue[bytes], expected: int) -> None:
+    """Every record of a lease can be used."""
+    handle.put_many([b"x"] * (expected + 1))
+    jobs = []
+    with contextlib.suppress(isthmus.Empty):
+        while True:
+            jobs.append(handle.lease(timeout=0))
+    assert len(jobs) == expected, f"{len(jobs)} of {expected} leases can be taken"
+    for job in jobs:
+        job.ack()
+    handle.get(timeout=0)
+
+
+__all__ = [
+    "ENDED", "ENDING", "LEASED", "POISON", "RETURNED", "RETURNING", "check_deliveries", "check_leases",
+    "deliveries", "supply", "work",
+]  # fmt: skip

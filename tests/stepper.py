@@ -6,14 +6,19 @@ chance once in a million kills, the moment between two stores, comes in turn.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
 import platform
+import random
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from siege import Siege, Worker
+import pytest
+
+from siege import KILLS, SEED, Siege, Worker
 from support import wait_until
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -158,4 +163,74 @@ class Course:
         assert tracee.done, f"the operation takes more than {limit} instructions"
 
 
-__all__ = ["CannotTrace", "Course", "Tracee"]
+@contextlib.contextmanager
+def stepping(seed: int) -> Iterator[Siege]:
+    """Starts the workers, all on one CPU with this process.
+
+    Stepping is many times slower where one CPU has to be woken by another at each instruction.
+    """
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        with Siege(seed=seed) as found:
+            yield found
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def trace(siege: Siege, operation: str, name: str, prepare: str) -> Tracee:
+    """A worker stopped before its operation; skips the test where the machine does not allow that."""
+    try:
+        return Tracee(siege, operation, name, prepare)
+    except CannotTrace as reason:
+        pytest.skip(f"no ptrace here: {reason}")
+
+
+def at_each_store(
+    siege: Siege, operation: str, prepare: str, before: Callable[[], None], after: Callable[[], None]
+) -> None:
+    """Kills it after each change of the shared file it makes, and at some instructions in between.
+
+    Of a copy, that changes the file a hundred times, only some of the changes are taken.
+    """
+    with (Path(os.environ["ISTHMUS_NAMESPACE"]) / "stepped").open("rb") as file:
+        shared = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    before()
+    tracee = trace(siege, operation, "stepped", prepare)
+    course = Course(tracee)
+    tracee.kill()
+    after()
+
+    before()
+    tracee = trace(siege, operation, "stepped", prepare)
+    tracee.run_to(course.begin)
+    stores = tracee.stores(shared, 1 << 30)
+    tracee.kill()
+    after()
+
+    choose = random.Random(f"{SEED} {operation}")
+    changes = list(range(1, stores + 1))
+    if stores > 40 and not KILLS:
+        changes = [*changes[:15], *sorted(choose.sample(changes[15:-15], 5)), *changes[-15:]]
+    instructions = sorted(choose.sample(course.points, min(KILLS or 4, len(course.points))))
+    print(
+        f"{operation}: {len(changes)} of {stores} stores, {len(instructions)} of {len(course.points)} points"
+    )
+    for what, number in [("store", n) for n in changes] + [("instruction", n) for n in instructions]:
+        before()
+        tracee = trace(siege, operation, "stepped", prepare)
+        tracee.run_to(course.begin)
+        if what == "store":
+            tracee.stores(shared, number)
+        else:
+            tracee.step(number)
+        tracee.kill()
+        try:
+            after()
+        except BaseException as error:
+            error.add_note(f"killed at {what} {number} of {operation}")
+            raise
+    shared.close()
+
+
+__all__ = ["CannotTrace", "Course", "Tracee", "at_each_store", "stepping", "trace"]

@@ -7,21 +7,18 @@ every single one.
 
 from __future__ import annotations
 
-import mmap
-import os
-import random
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import isthmus
 from queues import limit_of
-from siege import KILLS, SEED, Siege
-from stepper import CannotTrace, Course, Tracee
+from siege import KILLS, Siege
+from stepper import at_each_store, stepping, trace
 from support import object_files
 
 CAPACITY = 64 << 10
@@ -31,72 +28,9 @@ pytestmark = pytest.mark.timeout(0 if KILLS else 120)
 
 @pytest.fixture
 def siege() -> Iterator[Siege]:
-    """Starts the workers, all on one CPU with this process.
-
-    Stepping is many times slower where one CPU has to be woken by another at each instruction.
-    """
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
-    try:
-        with Siege(seed=14) as found:
-            yield found
-    finally:
-        os.sched_setaffinity(0, allowed)
-
-
-def trace(siege: Siege, operation: str, name: str, prepare: str) -> Tracee:
-    """A worker stopped before its operation; skips the test where the machine does not allow that."""
-    try:
-        return Tracee(siege, operation, name, prepare)
-    except CannotTrace as reason:
-        pytest.skip(f"no ptrace here: {reason}")
-
-
-def at_each_store(
-    siege: Siege, operation: str, prepare: str, before: Callable[[], None], after: Callable[[], None]
-) -> None:
-    """Kills it after each change of the shared file it makes, and at some instructions in between.
-
-    Of a copy, that changes the file a hundred times, only some of the changes are taken.
-    """
-    with (Path(os.environ["ISTHMUS_NAMESPACE"]) / "stepped").open("rb") as file:
-        shared = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    before()
-    tracee = trace(siege, operation, "stepped", prepare)
-    course = Course(tracee)
-    tracee.kill()
-    after()
-
-    before()
-    tracee = trace(siege, operation, "stepped", prepare)
-    tracee.run_to(course.begin)
-    stores = tracee.stores(shared, 1 << 30)
-    tracee.kill()
-    after()
-
-    choose = random.Random(f"{SEED} {operation}")
-    changes = list(range(1, stores + 1))
-    if stores > 40 and not KILLS:
-        changes = [*changes[:15], *sorted(choose.sample(changes[15:-15], 5)), *changes[-15:]]
-    instructions = sorted(choose.sample(course.points, min(KILLS or 4, len(course.points))))
-    print(
-        f"{operation}: {len(changes)} of {stores} stores, {len(instructions)} of {len(course.points)} points"
-    )
-    for what, number in [("store", n) for n in changes] + [("instruction", n) for n in instructions]:
-        before()
-        tracee = trace(siege, operation, "stepped", prepare)
-        tracee.run_to(course.begin)
-        if what == "store":
-            tracee.stores(shared, number)
-        else:
-            tracee.step(number)
-        tracee.kill()
-        try:
-            after()
-        except BaseException as error:
-            error.add_note(f"killed at {what} {number} of {operation}")
-            raise
-    shared.close()
+    """Starts the workers."""
+    with stepping(seed=14) as found:
+        yield found
 
 
 FRESH = "q = isthmus.Queue.open(name, type=bytes); small = bytes(9); large = bytes(5000)"
