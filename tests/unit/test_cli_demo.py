@@ -368,8 +368,10 @@ def test_processes_that_do_not_start_say_why(
 
 
 def test_messages_come_apart_as_they_were_built() -> None:
-    assert messages.read_task(messages.task(7, b"text")) == (7, b"text")
-    assert messages.read(messages.result(2**40, 5, {"naïve": 3, '"': 1})) == (2**40, 5, {"naïve": 3, '"': 1})
+    task = messages.Task(7, 2**40, b"text")
+    assert messages.read_task(messages.task(7, 2**40, b"text")) == task
+    counts = {"naïve": 3, '"': 1}
+    assert messages.read(messages.result(task, 12, 2, counts)) == messages.Result(7, 4, 2**40, 12, 2, counts)
     assert messages.read(messages.note("X", {"text": "why"})) == messages.Note("X", {"text": "why"})
 
 
@@ -381,9 +383,11 @@ def test_a_long_run_off_a_terminal_says_how_far_it_is() -> None:
     show.update(500)
     show.total(4000)
     show.update(1000, 12, 1234)
-    first, second = stream.getvalue().splitlines()
+    show.update(1000, 12, 1234, 5)
+    first, second, third = stream.getvalue().splitlines()
     assert re.fullmatch(r"queues:  500 B  .*B/s", first)
     assert re.fullmatch(r"queues: 25 %  1000 B  [0-9,]+ messages/s  .*B/s  depth 1,234", second)
+    assert third.endswith("depth 1,234  killed 5")
 
 
 def test_rates_are_those_of_the_last_moments() -> None:

@@ -23,6 +23,10 @@ class Outcome:
     seconds: float = 0.0
     messages: int = 0
     deepest: int = 0
+    asked_to_kill: int = 0
+    killed: list[int] = field(default_factory=list)
+    redelivered: int = 0
+    repeats: int = 0
 
     def same_as(self, other: Outcome) -> bool:
         """Tell whether both read the same files and found the same words as often."""
@@ -53,7 +57,25 @@ def report(path: str, workers: int, together: Outcome, alone: Outcome) -> list[s
         f"agree    {'yes, both counts are the same' if together.same_as(alone) else 'NO'}",
     ]
     lines[2:2] = [f"         {printable(note)}" for note in together.notes]
+    if together.asked_to_kill:
+        lines[-2:-2] = _deaths(together, alone)
     return lines
+
+
+def _deaths(together: Outcome, alone: Outcome) -> list[str]:
+    killed, asked = len(together.killed), together.asked_to_kill
+    of = "" if killed == asked else f" of {asked:,}"
+    why = "" if killed == asked else "; then everything was counted"
+    found = f"{counted(together.redelivered, 'piece')} in hand came back and went to others, "
+    found += (
+        f"{counted(together.repeats, 'result')} came twice and {'was' if together.repeats == 1 else 'were'}"
+    )
+    lost = "nothing was lost" if together.same_as(alone) else "the counts differ"
+    workers = "worker" if asked == 1 else "workers"
+    return [
+        f"killed   {killed:,}{of} {workers} by SIGKILL, and others started in their place{why}",
+        f"         {found} dropped: {lost}",
+    ]
 
 
 def as_dictionary(path: str, workers: int, together: Outcome, alone: Outcome) -> dict[str, Any]:
@@ -74,6 +96,12 @@ def as_dictionary(path: str, workers: int, together: Outcome, alone: Outcome) ->
         "messages_per_second": per_second(together.messages, together.seconds),
         "bytes_per_second": per_second(together.bytes, together.seconds),
         "deepest": together.deepest,
+        "kill": {
+            "asked": together.asked_to_kill,
+            "killed": together.killed,
+            "redelivered": together.redelivered,
+            "repeats": together.repeats,
+        },
         "alone": {
             "files": alone.files,
             "bytes": alone.bytes,

@@ -6,21 +6,18 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import isthmus
 from isthmus.cli import _demo_messages as messages
+from isthmus.cli._demo_ends import OrphanedError, each, patiently
 from isthmus.cli._wordcount import NotText, count_piece, files_under, pieces_of
 
-PATIENCE = 1.0
-"""Seconds between looks at whether the process that started this one is still there."""
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NOTES = 5
 """How many reasons for skipped files the reader reports in words."""
-
-
-class OrphanedError(Exception):
-    """The process that started this one is gone: nobody will read what this one does."""
 
 
 class Ends:
@@ -31,37 +28,25 @@ class Ends:
         self.tasks: isthmus.Queue[bytes] = isthmus.Queue.open(tasks, type=bytes, namespace=namespace)
         self.results: isthmus.Queue[bytes] = isthmus.Queue.open(results, type=bytes, namespace=namespace)
 
-    def next_task(self) -> bytes:
-        """Wait for a task; `isthmus.ShutDown` when the reader has finished and all are taken."""
-        while True:
-            try:
-                return self.tasks.get(timeout=PATIENCE)
-            except isthmus.Empty:
-                self._check_parent()
+    def jobs(self) -> Iterator[isthmus.Lease]:
+        """Yield each task on lease, until the reader has finished and every one is counted by somebody."""
+        return each(self.parent, self.tasks.lease)
 
     def put(self, queue: isthmus.Queue[bytes], message: bytes) -> None:
         """Wait for room and put `message`."""
-        while True:
-            try:
-                return queue.put(message, timeout=PATIENCE)
-            except isthmus.Full:
-                self._check_parent()
+        patiently(self.parent, queue.put, message)
 
     def close(self) -> None:
         """Close both handles."""
         self.tasks.close()
         self.results.close()
 
-    def _check_parent(self) -> None:
-        if os.getppid() != self.parent:
-            raise OrphanedError
-
 
 def read_files(ends: Ends, path: str, skip: frozenset[str], piece: int) -> None:
     """Be the reader: walk, announce how much there is, hand out the pieces, shut the queue of tasks down."""
     skipped = {"binary": 0, "unbroken": 0, "unreadable": 0}
     notes: list[str] = []
-    number = files = 0
+    number = files = walked = end = 0
 
     def unreadable(error: OSError) -> None:
         skipped["unreadable"] += 1
@@ -71,12 +56,16 @@ def read_files(ends: Ends, path: str, skip: frozenset[str], piece: int) -> None:
     found = list(files_under(path, skip, unreadable))
     plan = {"files": len(found), "bytes": sum(length for _, length in found)}
     ends.put(ends.results, messages.note("P", plan))
-    for name, _ in found:
+    for name, size in found:
         before = number
+        place = walked
+        walked += size
         try:
             for text in pieces_of(name, piece):
-                ends.put(ends.tasks, messages.task(number, text))
+                place += len(text)
+                ends.put(ends.tasks, messages.task(number, place, text))
                 number += 1
+                end = place
         except NotText as error:
             skipped[error.reason] += 1
         except OSError as error:
@@ -86,20 +75,22 @@ def read_files(ends: Ends, path: str, skip: frozenset[str], piece: int) -> None:
             unreadable(error)
         else:
             files += 1
-    end: dict[str, Any] = {"pieces": number, "files": files, "skipped": skipped, "notes": notes}
-    ends.put(ends.results, messages.note("E", end))
+    body: dict[str, Any] = {"pieces": number, "files": files, "end": end, "skipped": skipped, "notes": notes}
+    ends.put(ends.results, messages.note("E", body))
     ends.tasks.shutdown()
 
 
 def count_pieces(ends: Ends) -> None:
-    """Be a worker: count each piece that comes and send the counts on, until the tasks end."""
-    while True:
-        try:
-            task = ends.next_task()
-        except isthmus.ShutDown:
-            return
-        number, text = messages.read_task(task)
-        ends.put(ends.results, messages.result(number, len(text), count_piece(text)))
+    """Be a worker: count each piece that comes and send the counts on, until the tasks end.
+
+    A piece is acknowledged when its counts are sent. A worker that is killed before leaves it to another one,
+    which may send counts that were sent already: the collector drops these.
+    """
+    for job in ends.jobs():
+        with job:
+            task = messages.read_task(job.message)
+            counts = count_piece(task.text)
+            ends.put(ends.results, messages.result(task, os.getpid(), job.delivery_count, counts))
 
 
 def main(arguments: list[str]) -> int:

@@ -17,7 +17,7 @@ import isthmus
 from isthmus.cli._show import CommandError, printable, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 DONE = 0
 FAILED = 1
@@ -39,6 +39,7 @@ examples:
   isthmus demo                            the running Python's standard library
   isthmus demo ~/notes --workers 4        every text file below a folder
   isthmus demo --capacity 256K --json     small queues, numbers for a program
+  isthmus demo --kill 10                  ten workers are killed on the way, and nothing is lost
 
 One reader process, several workers and one collector, joined by two queues, count the words of every text
 file below PATH. The same files are then counted in one process, and both counts are compared. The exit code
@@ -127,9 +128,11 @@ def _parser() -> argparse.ArgumentParser:
     library = "a folder or a file (default: the running Python's standard library)"
     demo.add_argument("path", metavar="PATH", nargs="?", help=library)
     workers = "number of worker processes (default: one a CPU, 2 to 8)"
-    demo.add_argument("--workers", metavar="N", type=_workers, help=workers)
+    demo.add_argument("--workers", metavar="N", type=_number(1, 256), help=workers)
     capacity = "size of each queue, such as 512K or 8M (default: 8M)"
     demo.add_argument("--capacity", metavar="SIZE", type=_size, help=capacity)
+    kill = "kill that many workers by SIGKILL on the way; the count has to stay exact (default: 0)"
+    demo.add_argument("--kill", metavar="N", type=_number(0, 100_000), default=0, help=kill)
     demo.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
     ls = _command(commands, "ls", "show the objects of the namespace", _LS)
@@ -156,10 +159,13 @@ def _command(
     return command
 
 
-def _workers(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= 256:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 256")
-    return int(text)
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not least <= int(text[:9]) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+        return int(text)
+
+    return number
 
 
 def _size(text: str) -> int:

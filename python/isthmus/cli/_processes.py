@@ -20,13 +20,13 @@ MODULE = "isthmus.cli._demo_worker"
 class Child:
     """One process of the demo."""
 
-    def __init__(self, title: str, arguments: Sequence[str]) -> None:
+    def __init__(self, module: str, title: str, arguments: Sequence[str]) -> None:
         self.title = title
         # A file, not a pipe: nobody reads while it runs, and it must never block.
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by close()
         self.process = subprocess.Popen(
             # -P: the directory the user happens to be in must not shadow the standard library.
-            [sys.executable, "-P", "-m", MODULE, *arguments],
+            [sys.executable, "-P", "-m", module, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
@@ -64,15 +64,26 @@ class Child:
 class Children:
     """All of them. Leaving the `with` block ends every one, politely first."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str | None = None) -> None:
         self.all: list[Child] = []
+        self._module = module
 
     def __enter__(self) -> Self:
         return self
 
     def start(self, title: str, arguments: Sequence[str]) -> None:
         """Start one more."""
-        self.all.append(Child(title, arguments))
+        self.all.append(Child(self._module or MODULE, title, arguments))
+
+    def kill(self, pid: int) -> bool:
+        """Kill a child and forget it; False, and nothing is forgotten, if it ended by itself before."""
+        child = next(child for child in self.all if child.pid == pid)
+        child.process.kill()
+        if child.process.wait() != -signal.SIGKILL:
+            return False
+        self.all.remove(child)
+        child.close()
+        return True
 
     def failure(self) -> str | None:
         """Say how the first that failed did."""

@@ -40,13 +40,15 @@ class View:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
         self._title = ""
+        self._unit = ""
         self._total: int | None = None
         self._next = 0.0
         self._rates = Rates()
 
-    def start(self, title: str) -> None:
-        """Begin a part of the work."""
+    def start(self, title: str, unit: str = "messages") -> None:
+        """Begin a part of the work, which goes by messages of some kind."""
         now = time.monotonic()
+        self._unit = unit
         self._title, self._total, self._rates, self._next = title, None, Rates(now), now + self.every
         self._started()
 
@@ -54,7 +56,9 @@ class View:
         """Tell how many bytes there are to do."""
         self._total = count
 
-    def update(self, count: int, messages: int | None = None, depth: int | None = None) -> None:
+    def update(
+        self, count: int, messages: int | None = None, depth: int | None = None, killed: int | None = None
+    ) -> None:
         """Tell how far it is. May be called often."""
         now = time.monotonic()
         if now < self._next:
@@ -63,7 +67,9 @@ class View:
         message_rate, byte_rate = self._rates.add(now, messages or 0, count)
         text = f"{size(byte_rate)}/s"
         if messages is not None:
-            text = f"{message_rate:,.0f} messages/s  {text}  depth {depth:,}"
+            text = f"{message_rate:,.0f} {self._unit}/s  {text}  depth {depth:,}"
+        if killed is not None:
+            text += f"  killed {killed:,}"
         self._show(count, text)
 
     def done(self) -> None:
