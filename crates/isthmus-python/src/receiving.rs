@@ -179,7 +179,7 @@ impl PyQueue {
         let kept = drive(py, &self.handle, End::Consumer, Timeout::Try, |me, attempt| {
             queue.try_bury(me, attempt, taken, bytes, reason)
         });
-        matches!(kept, Ok(Ok(())))
+        matches!(kept, Ok(Ok(true)))
     }
 
     fn invalid_text(&self, py: Python<'_>, origin: Origin, error: &PyErr) -> (String, String) {

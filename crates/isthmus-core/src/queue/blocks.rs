@@ -27,7 +27,7 @@
 //! # Killed in between
 //! | killed | what is left | who repairs |
 //! |---|---|---|
-//! | splitting: rest written, run not yet claimed | a word inside a free run | next holder of the producer lock: [`Blocks::clear_interiors`] |
+//! | splitting or shortening: rest written, run not yet claimed or shortened | a word inside a run | next holder of the producer lock: [`Blocks::clear_interiors`] |
 //! | merging: grown, absorbed words not yet zero | the same | the same |
 //! | writing, before its descriptor is committed | run owned by the dead, not in the ring | [`Blocks::free_dead`] |
 //! | writing, after | run owned by the dead, in the ring | nobody needs to: a reader takes it |
@@ -210,7 +210,7 @@ impl Blocks {
         freed
     }
 
-    /// Refuses a run that is not `me`'s (any more). Producer lock held.
+    /// Refuses a run that is not `me`'s (any more). Either lock held: the dead lose theirs under both.
     pub(super) fn check_owner<M: Memory>(&self, memory: &M, me: Owner, run: Run) -> Result<()> {
         if self.run_at(memory, run.first)? == word(run.length, me) {
             return Ok(());
@@ -222,12 +222,14 @@ impl Blocks {
         ))
     }
 
-    /// Gives back what `me` does not need of a run. Producer lock held.
-    pub(super) fn shorten<M: Memory>(&self, memory: &M, me: Owner, run: Run, need: usize) {
-        if need < run.length {
-            memory.store(self.at(run.first + need), word(run.length - need, Owner::NONE));
-            memory.store(self.at(run.first), word(need, me));
+    /// Gives back what `me` does not need of a run; says whether there was any. Producer lock held.
+    pub(super) fn shorten<M: Memory>(&self, memory: &M, me: Owner, run: Run, need: usize) -> bool {
+        if need >= run.length {
+            return false;
         }
+        memory.store(self.at(run.first + need), word(run.length - need, Owner::NONE));
+        memory.store(self.at(run.first), word(need, me));
+        true
     }
 
     /// After a producer died: only first units may have a word. Producer lock held.

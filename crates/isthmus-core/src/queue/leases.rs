@@ -31,7 +31,8 @@
 //!
 //! `returned` beside the head is a hint that some record is in that state: consumers look at it instead of
 //! at the table. Who gives back raises it after the state; who looks for such a record, under the consumer lock,
-//! lowers it *before* looking and raises it again when there are more.
+//! lowers it *before* looking and raises it again when more are left than the one it takes. Who looked at the hint
+//! meanwhile may have gone to sleep, so whoever raised it wakes one when it is done.
 //!
 //! # Killed in between
 //! | killed | what is left | who repairs |
@@ -125,6 +126,30 @@ pub(super) struct Record {
     pub(super) place: Place,
     pub(super) length: usize,
     pub(super) origin: Origin,
+}
+
+/// Why a message was given back, as it stands in the slot.
+#[derive(Clone, Copy)]
+pub(super) struct Reason {
+    bytes: [u8; REASON_MAX],
+    length: usize,
+}
+
+impl Reason {
+    /// For people.
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes[..self.length]).into_owned()
+    }
+}
+
+/// A message that was given back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Returned {
+    pub(super) index: usize,
+    pub(super) held: Held,
+    pub(super) level: u8,
+    /// Whether there are others.
+    pub(super) more: bool,
 }
 
 /// The leases of one queue.
@@ -252,13 +277,12 @@ impl Leases {
     }
 
     /// Why the message was given back.
-    pub(super) fn reason<M: Memory>(&self, memory: &M, index: usize) -> String {
+    pub(super) fn reason<M: Memory>(&self, memory: &M, index: usize) -> Reason {
         let length = (memory.load(self.at(index) + REASON) as usize).min(REASON_MAX);
         let mut bytes = [MaybeUninit::new(0); REASON_MAX];
         memory.read(self.slot(index) + self.inline_max, &mut bytes[..length]);
         // SAFETY: initialised with zeroes above.
-        let bytes: Vec<u8> = bytes[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
-        String::from_utf8_lossy(&bytes).into_owned()
+        Reason { bytes: bytes.map(|byte| unsafe { byte.assume_init() }), length }
     }
 
     /// Sets the state of a record. Consumer lock held; not for leases of others.
@@ -278,16 +302,19 @@ impl Leases {
     }
 
     /// The returned message that goes first: of the highest level, and of that the oldest. Consumer lock held.
-    pub(super) fn first_returned<M: Memory>(&self, memory: &M) -> Result<Option<(usize, Held, u8)>> {
-        let mut best: Option<((u64, u64), usize, Held, u8)> = None;
+    pub(super) fn first_returned<M: Memory>(&self, memory: &M) -> Result<Option<Returned>> {
+        let mut best: Option<(u64, Returned)> = None;
         for (index, held) in self.all(memory).filter(|(_, held)| held.state == State::Returned) {
-            let origin = self.origin(memory, index)?;
-            let key = (u64::from(u8::MAX - origin.level), origin.position);
-            if best.as_ref().is_none_or(|(other, ..)| key < *other) {
-                best = Some((key, index, held, origin.level));
-            }
+            let Origin { level, position, .. } = self.origin(memory, index)?;
+            let more = best.is_some();
+            best = match best {
+                Some((oldest, first)) if (first.level, position) > (level, oldest) => {
+                    Some((oldest, Returned { more, ..first }))
+                }
+                _ => Some((position, Returned { index, held, level, more })),
+            };
         }
-        Ok(best.map(|(_, index, held, level)| (index, held, level)))
+        Ok(best.map(|(_, first)| first))
     }
 
     /// After a consumer died: frees the records of messages that are still in their ring. Consumer lock held.

@@ -1,4 +1,5 @@
-//! Leases: taking a message without giving up the claim to give it back, and what becomes of it.
+//! Leases: taking a message without giving up the claim to give it back, and what becomes of it; of one that
+//! nobody can use, see `letters.rs`.
 //!
 //! What the records look like and what a kill leaves behind is in `leases.rs`.
 
@@ -36,21 +37,6 @@ impl Leased {
     }
 }
 
-/// A message that nobody could use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Letter {
-    /// Where its bytes are.
-    pub place: Place,
-    /// How many there are.
-    pub length: usize,
-    /// Where it comes from.
-    pub origin: Origin,
-    /// How often it was handed out.
-    pub deliveries: u32,
-    /// Why it is here.
-    pub reason: String,
-}
-
 /// What has become of a message that was put.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
@@ -81,19 +67,28 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             return Ok(Step::Wait(On::ConsumerLock));
         };
         let front = self.front()?;
-        let leased = if self.has_returned()
+        let returned = self.has_returned();
+        let leased = if returned
             && let Some((index, held)) = self.next_returned(front.map(|(ring, ..)| ring.level()))?
         {
             self.lease_returned(me, index, held, buffer)?
         } else {
             let Some((ring, entry, seq)) = front else { return Ok(Step::Wait(On::Messages)) };
-            let Some(index) = self.leases.find_free(&self.memory, near) else {
+            if let Some(index) = self.leases.find_free(&self.memory, near) {
+                self.lease_entry(me, index, ring, &entry, seq, buffer)?
+            } else if returned && let Some((index, held)) = self.next_returned(None)? {
+                // Less urgent than the one in the ring, but it has a record, and if all of them hold messages
+                // that were given back, nothing else ever frees one.
+                self.lease_returned(me, index, held, buffer)?
+            } else {
                 return Ok(Step::Wait(On::Leases));
-            };
-            self.lease_entry(me, index, ring, &entry, seq, buffer)?
+            }
         };
         drop(lock);
         self.after_take(attempt);
+        if returned {
+            self.after_returned();
+        }
         Ok(Step::Done(leased))
     }
 
@@ -139,7 +134,12 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     }
 
     /// Reads a record: a small message into `buffer`, a large one's run becomes `me`'s. Consumer lock held.
-    fn open_record(&self, me: Owner, index: usize, buffer: &mut [MaybeUninit<u8>]) -> Result<Record> {
+    pub(super) fn open_record(
+        &self,
+        me: Owner,
+        index: usize,
+        buffer: &mut [MaybeUninit<u8>],
+    ) -> Result<Record> {
         let record = self.leases.read(&self.memory, index)?;
         match record.place {
             Place::Inline => {
@@ -152,19 +152,27 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         Ok(record)
     }
 
-    /// The message given back that goes before one of level `front`. Consumer lock held.
+    /// The message given back that goes before one of level `front`, to be taken. Consumer lock held.
     #[cold]
     fn next_returned(&self, front: Option<u8>) -> Result<Option<(usize, Held)>> {
         // Lowered before looking: whoever gives back meanwhile raises it after.
         self.memory.swap(self.body + RETURNED, 0);
-        let found = self.leases.first_returned(&self.memory)?;
-        if found.is_some() {
-            // There may be more; whoever finds none lowers it for good.
+        let first = self.leases.first_returned(&self.memory)?;
+        let taken = first.filter(|first| front.is_none_or(|front| first.level >= front));
+        if first.is_some_and(|first| first.more || taken.is_none()) {
             self.memory.store(self.body + RETURNED, 1);
         }
-        Ok(found
-            .filter(|(_, _, level)| front.is_none_or(|front| *level >= front))
-            .map(|(i, held, _)| (i, held)))
+        Ok(taken.map(|taken| (taken.index, taken.held)))
+    }
+
+    /// For one who has looked for what was given back and taken a message: those who looked while the hint was
+    /// down may have gone to sleep beside one, or wait for the end of a queue that has ended with this one.
+    #[cold]
+    pub(super) fn after_returned(&self) {
+        if self.has_message() {
+            self.messages.notify(&self.memory);
+        }
+        self.after_end();
     }
 
     /// Takes a message that was given back, for good. Consumer lock held.
@@ -175,10 +183,11 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         front: Option<u8>,
         buffer: &mut [MaybeUninit<u8>],
     ) -> Result<Option<Taken>> {
-        let Some((index, _)) = self.next_returned(front)? else { return Ok(None) };
+        let Some((index, held)) = self.next_returned(front)? else { return Ok(None) };
         let Record { place, length, origin } = self.open_record(me, index, buffer)?;
         self.leases.clear(&self.memory, index);
-        Ok(Some(Taken { place, length, origin }))
+        let deliveries = held.deliveries.saturating_add(1);
+        Ok(Some(Taken { place, length, origin, deliveries }))
     }
 
     /// Ends a lease: the message is done. False where the lease is not the caller's any more: it was declared
@@ -198,22 +207,22 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         }
         self.leases.set_reason(&self.memory, lease.index, reason);
         let ended = self.give_up(lease.index, lease.held, for_good);
-        self.after_end();
-        ended
-    }
-
-    /// From leased to returned or dead; by the owner, or with proof of its death.
-    fn give_up(&self, index: usize, held: Held, for_good: bool) -> bool {
-        let spent = for_good || held.deliveries >= self.max_deliveries;
-        let state = if spent { State::Dead } else { State::Returned };
-        let to = Held { state, owner: Owner::NONE, deliveries: held.deliveries };
-        let ended = self.leases.end(&self.memory, index, held, Some(to));
-        if ended && !spent {
+        if ended == Some(State::Returned) {
             // A full fence, as notifying asks for.
             self.memory.swap(self.body + RETURNED, 1);
             self.messages.notify(&self.memory);
         }
-        ended
+        self.after_end();
+        ended.is_some()
+    }
+
+    /// From leased to returned or dead; by the owner, or with proof of its death. Says what it is now; `None` where
+    /// the lease was not as it was any more. The hint is the caller's to raise.
+    fn give_up(&self, index: usize, held: Held, for_good: bool) -> Option<State> {
+        let spent = for_good || held.deliveries >= self.max_deliveries;
+        let state = if spent { State::Dead } else { State::Returned };
+        let to = Held { state, owner: Owner::NONE, deliveries: held.deliveries };
+        self.leases.end(&self.memory, index, held, Some(to)).then_some(state)
     }
 
     fn after_end(&self) {
@@ -227,92 +236,6 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     /// Makes everyone who waits for a message look again.
     pub fn wake_consumers(&self) {
         self.messages.notify_all(&self.memory);
-    }
-
-    /// Keeps a message that was got and cannot be used. Of a small one `bytes` are kept, a large one's run is
-    /// the queue's again.
-    pub fn try_bury(
-        &self,
-        me: Owner,
-        attempt: &Attempt,
-        taken: &Taken,
-        bytes: &[u8],
-        reason: &str,
-    ) -> Result<Step<()>> {
-        let Some(_lock) = self.enter(self.consumers, me, attempt) else {
-            return Ok(Step::Wait(On::ConsumerLock));
-        };
-        let Some(index) = self.leases.find_free(&self.memory, 0) else { return Ok(Step::Wait(On::Leases)) };
-        if taken.place == Place::Inline {
-            self.leases.write(&self.memory, index, &bytes[..taken.length]);
-        }
-        let record = Record { place: taken.place, length: taken.length, origin: taken.origin };
-        self.leases.fill(&self.memory, index, &record);
-        self.leases.set_reason(&self.memory, index, reason);
-        let held = Held { state: State::Dead, owner: Owner::NONE, deliveries: 1 };
-        self.leases.set(&self.memory, index, held);
-        Ok(Step::Done(()))
-    }
-
-    /// Takes the oldest message that nobody could use; a small one is copied to `buffer`, the run of a large one
-    /// is the caller's.
-    pub fn try_take_letter(
-        &self,
-        me: Owner,
-        attempt: &Attempt,
-        buffer: &mut [MaybeUninit<u8>],
-    ) -> Result<Step<Option<Letter>>> {
-        let Some(lock) = self.enter(self.consumers, me, attempt) else {
-            return Ok(Step::Wait(On::ConsumerLock));
-        };
-        let mut oldest: Option<(u64, usize, Held)> = None;
-        for (index, held) in self.leases.all(&self.memory).filter(|(_, held)| held.state == State::Dead) {
-            let number = self.leases.origin(&self.memory, index)?.number;
-            if oldest.is_none_or(|(other, ..)| number < other) {
-                oldest = Some((number, index, held));
-            }
-        }
-        let Some((_, index, held)) = oldest else { return Ok(Step::Done(None)) };
-        let reason = self.leases.reason(&self.memory, index);
-        let Record { place, length, origin } = self.open_record(me, index, buffer)?;
-        self.leases.clear(&self.memory, index);
-        drop(lock);
-        self.progress.notify_all(&self.memory);
-        Ok(Step::Done(Some(Letter { place, length, origin, deliveries: held.deliveries, reason })))
-    }
-
-    /// What [`Queue::try_take_letter`] would give, all of it, without the bytes.
-    pub fn try_peek_letters(&self, me: Owner, attempt: &Attempt) -> Result<Step<Vec<Letter>>> {
-        let Some(_lock) = self.enter(self.consumers, me, attempt) else {
-            return Ok(Step::Wait(On::ConsumerLock));
-        };
-        let mut letters = Vec::new();
-        for (index, held) in self.leases.all(&self.memory).filter(|(_, held)| held.state == State::Dead) {
-            let Record { place, length, origin } = self.leases.read(&self.memory, index)?;
-            let reason = self.leases.reason(&self.memory, index);
-            letters.push(Letter { place, length, origin, deliveries: held.deliveries, reason });
-        }
-        letters.sort_by_key(|letter| letter.origin.number);
-        Ok(Step::Done(letters))
-    }
-
-    /// Gives all messages that nobody could use to the consumers again, as if never handed out; says how many.
-    pub fn try_requeue(&self, me: Owner, attempt: &Attempt) -> Result<Step<usize>> {
-        let Some(lock) = self.enter(self.consumers, me, attempt) else {
-            return Ok(Step::Wait(On::ConsumerLock));
-        };
-        let mut count = 0;
-        for (index, held) in self.leases.all(&self.memory) {
-            if held.state == State::Dead {
-                let held = Held { state: State::Returned, owner: Owner::NONE, deliveries: 0 };
-                self.leases.set(&self.memory, index, held);
-                count += 1;
-            }
-        }
-        self.memory.swap(self.body + RETURNED, u64::from(count > 0 || self.has_returned()));
-        drop(lock);
-        self.messages.notify_all(&self.memory);
-        Ok(Step::Done(count))
     }
 
     /// Gives messages back that were leased to processes that are dead, and finds again what was given back by one
@@ -339,15 +262,20 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             return Ok(());
         }
         let Some(lock) = self.enter_or_take_over(self.consumers, me, attempt)? else { return Ok(()) };
-        if returned {
-            self.memory.swap(self.body + RETURNED, 1);
-        }
+        let mut returned = false;
         for (index, held) in self.leases.all(&self.memory) {
             let dead = owners.iter().position(|owner| *owner == held.owner);
-            if let Some(dead) = dead.filter(|_| held.state == State::Leased) {
-                self.leases.set_reason(&self.memory, index, &reasons[dead]);
-                self.give_up(index, held, false);
-            }
+            let state = match dead.filter(|_| held.state == State::Leased) {
+                Some(dead) => {
+                    self.leases.set_reason(&self.memory, index, &reasons[dead]);
+                    self.give_up(index, held, false)
+                }
+                None => Some(held.state),
+            };
+            returned |= state == Some(State::Returned);
+        }
+        if returned {
+            self.memory.swap(self.body + RETURNED, 1);
         }
         drop(lock);
         self.after_end();
@@ -403,7 +331,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             let reason = self.leases.reason(&self.memory, index);
             // Looked at again: if it is still ours, so was all that was read in between.
             match held.filter(|_| self.leases.origin(&self.memory, index).is_ok_and(ours)) {
-                Some(held) if held.state == State::Dead => return Ok(Fate::Dead(reason)),
+                Some(held) if held.state == State::Dead => return Ok(Fate::Dead(reason.text())),
                 Some(_) => return Ok(Fate::Leased),
                 None => {}
             }

@@ -1,7 +1,8 @@
 //! The queue in shared memory: many producers, many consumers, each message to one consumer.
 //!
 //! This file holds the operations; where things stand is in `layout.rs`, small messages in `ring.rs`,
-//! large ones in `blocks.rs`, leases in `leases.rs` and `leasing.rs`, what users hold in `handle.rs`.
+//! large ones in `blocks.rs`, leases in `leases.rs`, `leasing.rs` and `letters.rs`, what users hold in
+//! `handle.rs`.
 //!
 //! Every operation here is a *try*: it does its work or says what to wait for ([`On`]). Waiting is
 //! [`Queue::wait`] (`waiting.rs`), so that blocking callers and event loops share everything else.
@@ -14,8 +15,10 @@ pub mod handle;
 mod layout;
 mod leases;
 mod leasing;
+mod letters;
 #[cfg(all(test, loom))]
 mod models;
+mod numbers;
 mod ring;
 #[cfg(all(test, not(loom)))]
 mod sweep;
@@ -32,9 +35,11 @@ use layout::{
 pub use layout::{
     DEFAULT_CAPACITY, Geometry, INLINE_MAX, MAX_CAPACITY, MAX_LEVELS, MIN_CAPACITY, REASON_MAX, UNIT,
 };
+use leases::Leases;
 pub use leases::Origin;
-use leases::{Leases, State};
-pub use leasing::{Fate, Leased, Letter};
+pub use leasing::{Fate, Leased};
+pub use letters::Letter;
+pub use numbers::Numbers;
 pub use ring::Sender;
 use ring::{BATCH_MAX, Entry, Kind, Ring};
 
@@ -89,6 +94,8 @@ pub struct Taken {
     pub length: usize,
     /// Where it comes from.
     pub origin: Origin,
+    /// How often it was handed out, this time included.
+    pub deliveries: u32,
 }
 
 /// State of one caller's attempts at one operation, from the first try to its end.
@@ -97,25 +104,6 @@ pub struct Attempt {
     slices: Slices,
     /// What the caller has slept on for messages or room, and how long the last time at most.
     slept_on: Option<(On, Duration)>,
-}
-
-/// Numbers about a queue; exact when nobody is in the middle of an operation.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Numbers {
-    /// Messages in the queue, without those that are leased.
-    pub depth: u64,
-    /// Messages ever put.
-    pub put: u64,
-    /// Messages ever taken.
-    pub got: u64,
-    /// Bytes in use: entries of the ring and runs that are not free.
-    pub bytes_in_use: u64,
-    /// Largest message so far.
-    pub largest: u64,
-    /// Messages that consumers hold and have not acknowledged.
-    pub leased: u64,
-    /// Messages that nobody could use.
-    pub dead: u64,
 }
 
 /// A queue on some memory, among some peers.
@@ -286,14 +274,16 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         if ring.fitting(&self.memory, std::iter::once(payload.len()))? == 0 {
             return Ok(Step::Wait(On::RingSpace(level, ring::entry_size(payload.len()))));
         }
-        if let Some(run) = run {
-            self.blocks.shorten(&self.memory, me, run, Blocks::units_for(length));
-        }
+        let shortened =
+            run.is_some_and(|run| self.blocks.shorten(&self.memory, me, run, Blocks::units_for(length)));
         let kind = if run.is_some() { Kind::Block } else { Kind::Inline };
         let position = ring.put(&self.memory, me, kind, payload);
         self.note_length(length);
         drop(held);
         self.after_put(attempt);
+        if shortened {
+            self.block_space.notify_all(&self.memory);
+        }
         Ok(Step::Done(position))
     }
 
@@ -416,7 +406,8 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             return Ok(Step::Wait(On::ConsumerLock));
         };
         let front = self.front()?;
-        let taken = if self.has_returned()
+        let returned = self.has_returned();
+        let taken = if returned
             && let Some(taken) = self.get_returned(me, front.map(|(ring, ..)| ring.level()), buffer)?
         {
             taken
@@ -424,10 +415,13 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             let Some((ring, entry, seq)) = front else { return Ok(Step::Wait(On::Messages)) };
             let (place, length) = self.take_entry(me, ring, &entry, buffer)?;
             ring.advance_head(&self.memory, entry.next(), seq.wrapping_add(1));
-            Taken { place, length, origin: Self::origin(ring, &entry, seq) }
+            Taken { place, length, origin: Self::origin(ring, &entry, seq), deliveries: 1 }
         };
         drop(held);
         self.after_take(attempt);
+        if returned {
+            self.after_returned();
+        }
         Ok(Step::Done(taken))
     }
 
@@ -507,7 +501,8 @@ impl<M: Memory, P: Peers> Queue<M, P> {
                 _ if entry.kind == Kind::Block => {
                     if head == first {
                         let (place, length) = self.take_entry(me, ring, &entry, &mut [])?;
-                        large = Some(Taken { place, length, origin: Self::origin(ring, &entry, seq) });
+                        let origin = Self::origin(ring, &entry, seq);
+                        large = Some(Taken { place, length, origin, deliveries: 1 });
                         (head, seq) = (entry.next(), seq.wrapping_add(1));
                     }
                     break;
@@ -581,41 +576,5 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     /// Who is inside the producers' and the consumers' critical section.
     pub fn lock_owners(&self) -> [Owner; 2] {
         [self.producers.owner(&self.memory), self.consumers.owner(&self.memory)]
-    }
-
-    /// Messages in the queue, without those that are leased.
-    pub fn depth(&self) -> u64 {
-        let inside: u64 = self.rings.iter().map(|ring| ring.depth(&self.memory)).sum();
-        inside + if self.has_returned() { self.count_leases(State::Returned) } else { 0 }
-    }
-
-    /// How much of the capacity is taken, 0 to 1: of the fullest ring, or of the blocks.
-    pub fn fill(&self) -> f64 {
-        let ring = self.rings.iter().map(|ring| ring.used(&self.memory)).max().unwrap_or(0);
-        let ring = ring as f64 / (self.geometry.ring_size - 8) as f64;
-        ring.max(self.units_in_use() as f64 / self.geometry.units.max(1) as f64)
-    }
-
-    fn units_in_use(&self) -> usize {
-        let mut units = 0;
-        // Without the lock: a split or merge under way ends the walk early, never wrongly.
-        let _ = self.blocks.owned(&self.memory, |run, _| units += run.length);
-        units
-    }
-
-    /// Numbers for people.
-    pub fn numbers(&self) -> Numbers {
-        let put: u64 = self.rings.iter().map(|ring| ring.count_put(&self.memory)).sum();
-        let waiting: u64 = self.rings.iter().map(|ring| ring.depth(&self.memory)).sum();
-        let used: u64 = self.rings.iter().map(|ring| ring.used(&self.memory)).sum();
-        Numbers {
-            depth: waiting + self.count_leases(State::Returned),
-            put,
-            got: put.saturating_sub(waiting),
-            bytes_in_use: used + (self.units_in_use() * UNIT) as u64,
-            largest: self.memory.load(self.body + LARGEST),
-            leased: self.count_leases(State::Leased),
-            dead: self.count_leases(State::Dead),
-        }
     }
 }

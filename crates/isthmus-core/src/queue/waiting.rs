@@ -26,7 +26,8 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             }
             On::ProducerLock => self.producers.is_free(&self.memory),
             On::ConsumerLock => self.consumers.is_free(&self.memory),
-            On::Leases => self.has_free_lease(),
+            // What was given back needs no other record.
+            On::Leases => self.has_free_lease() || self.has_returned(),
         }
     }
 
@@ -64,12 +65,11 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             On::ConsumerLock => self.rest(self.consumers, me, attempt, left)?,
             On::Messages => {
                 // Messages leased to the dead come back when somebody looks.
-                let leased = self.has_leases();
-                let slice = left.min(if watch || leased { WATCH_SLICE } else { DATA_SLICE });
+                let slice = left.min(if watch || self.has_leases() { WATCH_SLICE } else { DATA_SLICE });
                 attempt.slept_on = Some((on, slice));
                 let woken =
                     self.messages.sleep(&self.memory, slice, || self.is_ready(on) || self.is_drained());
-                if woken == Woken::TimedOut && leased {
+                if woken == Woken::TimedOut {
                     self.redeliver(me, attempt)?;
                 }
                 Self::ended(woken)
