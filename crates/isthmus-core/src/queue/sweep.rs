@@ -2,8 +2,15 @@
 //! from several starting states; after each kill the survivors must find the queue as it was before or
 //! after the operation, take and put everything, and get all of its capacity back.
 
+mod calls;
+mod damage;
+mod histories;
+mod leases;
 mod merges;
+mod plain;
+mod priorities;
 mod properties;
+mod scene;
 
 use super::*;
 use crate::memory::crash::{Crashing, Oracle, silence_kills};
@@ -24,10 +31,22 @@ struct World {
 impl World {
     fn new() -> World {
         // Smaller than any user's, so that rings fill and tables fragment quickly.
-        let geometry = Geometry { capacity: 64 << 10, levels: 2, ring_size: 16 << 10, leases: 6, units: 12 };
+        World::of(Geometry { capacity: 64 << 10, levels: 2, ring_size: 16 << 10, leases: 6, units: 12 })
+    }
+
+    fn of(geometry: Geometry) -> World {
         let memory = Crashing::new(geometry.body_size());
         Queue::<Crashing, Oracle>::format(&memory, BODY, &geometry);
         World { memory, oracle: Oracle::default(), geometry }
+    }
+
+    /// The same memory once more, where these are dead.
+    fn copy(&self, dead: &[Owner]) -> World {
+        let oracle = Oracle::default();
+        for owner in dead {
+            oracle.kill(*owner);
+        }
+        World { memory: self.memory.fork_memory(), oracle, geometry: self.geometry }
     }
 
     fn process(&self) -> TestQueue {
