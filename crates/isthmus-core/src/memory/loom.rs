@@ -69,18 +69,20 @@ impl Memory for Loom {
     }
 
     fn write(&self, at: usize, bytes: &[u8]) {
-        assert!(at % 8 == 0 && bytes.len() % 8 == 0, "loom models copy whole words");
-        for (i, chunk) in bytes.chunks_exact(8).enumerate() {
-            let word = u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
-            self.0.words[at / 8 + i].store(word, Ordering::Relaxed);
+        assert!(at.is_multiple_of(8), "loom models copy whole words");
+        for (i, chunk) in bytes.chunks(8).enumerate() {
+            // What is behind the last byte is lost: nothing that a model looks at shares a word.
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0.words[at / 8 + i].store(u64::from_le_bytes(word), Ordering::Relaxed);
         }
     }
 
     fn read(&self, at: usize, into: &mut [MaybeUninit<u8>]) {
-        assert!(at % 8 == 0 && into.len() % 8 == 0, "loom models copy whole words");
-        for (i, chunk) in into.chunks_exact_mut(8).enumerate() {
+        assert!(at.is_multiple_of(8), "loom models copy whole words");
+        for (i, chunk) in into.chunks_mut(8).enumerate() {
             let bytes = self.0.words[at / 8 + i].load(Ordering::Relaxed).to_le_bytes();
-            chunk.copy_from_slice(&bytes.map(MaybeUninit::new));
+            chunk.copy_from_slice(&bytes.map(MaybeUninit::new)[..chunk.len()]);
         }
     }
 

@@ -1,6 +1,8 @@
 //! loom models of the queue: every interleaving of small cases, on a memory that reorders whatever
 //! the orderings in the code allow. Run with `RUSTFLAGS="--cfg loom"`.
 
+mod leases;
+
 use loom::thread;
 
 use super::layout::Geometry;
@@ -122,8 +124,8 @@ fn loom_no_wake_up_is_lost() {
         let producer = queue(&memory, geometry);
         let thread = thread::spawn(move || put(&producer, Owner::process(1, 1), 7));
         let consumer = queue(&memory, geometry);
-        while consumer.is_empty() {
-            consumer.messages.sleep(&memory, DATA_SLICE, || !consumer.is_empty());
+        while !consumer.has_message() {
+            consumer.messages.sleep(&memory, DATA_SLICE, || consumer.has_message());
         }
         assert_eq!(get(&consumer, Owner::process(2, 1)), 7);
         thread.join().unwrap();
