@@ -7,7 +7,8 @@
 //!
 //! Closing gives the memory back at once, so it must not happen under another thread's feet. Callers hold the
 //! GIL (or another lock of theirs) from [`Session::me`] to the end of an operation; where they let go of it
-//! in between, to wait or to copy, they hold a [`Stay`], and the last one to leave gives the memory back.
+//! in between, to wait or to copy, they hold a [`Stay`], and the last one to leave gives the memory back. What
+//! outlives calls and looks at the memory (a view, a lease) counts itself by [`Session::keep`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -45,6 +46,7 @@ pub struct Session {
     roles: AtomicU64,
     closed: AtomicBool,
     stays: AtomicUsize,
+    keeps: AtomicUsize,
 }
 
 /// Keeps the memory of a session mapped, closed or not.
@@ -52,7 +54,10 @@ pub struct Stay<'a>(&'a Session);
 
 impl Drop for Stay<'_> {
     fn drop(&mut self) {
-        if self.0.stays.fetch_sub(1, Ordering::AcqRel) == 1 && self.0.is_closed() {
+        if self.0.stays.fetch_sub(1, Ordering::AcqRel) == 1
+            && self.0.is_closed()
+            && self.0.keeps.load(Ordering::Relaxed) == 0
+        {
             self.0.object.map().release();
         }
     }
@@ -85,6 +90,7 @@ impl Session {
             roles: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             stays: AtomicUsize::new(0),
+            keeps: AtomicUsize::new(0),
         };
         session.enter()?;
         Ok(session)
@@ -174,14 +180,27 @@ impl Session {
         if self.is_closed() { Err(Error::Closed) } else { Ok(stay) }
     }
 
-    /// Keeps the memory mapped until [`Session::release`], beyond what borrows allow.
+    /// Keeps the memory mapped until [`Session::release`], beyond what borrows allow. With the callers' lock held,
+    /// and therefore without a locked instruction: it is a part of every lease.
+    #[inline]
     pub fn keep(&self) -> Result<()> {
-        self.stay().map(std::mem::forget)
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        self.keeps.store(self.keeps.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        Ok(())
     }
 
-    /// Takes back one [`Session::keep`].
+    /// Takes back one [`Session::keep`]; with the callers' lock held.
+    #[inline]
     pub fn release(&self) {
-        drop(Stay(self));
+        let left = self.keeps.load(Ordering::Relaxed) - 1;
+        self.keeps.store(left, Ordering::Relaxed);
+        if left == 0 && self.is_closed() {
+            // The last to leave gives the memory back.
+            self.stays.fetch_add(1, Ordering::AcqRel);
+            drop(Stay(self));
+        }
     }
 
     /// Says to whoever asks for numbers that the calling thread waits, as long as the result lives.

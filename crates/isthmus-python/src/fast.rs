@@ -313,12 +313,10 @@ unsafe extern "C" fn lease(
             {
                 let py = Python::assume_attached();
                 let slf = Bound::ref_from_ptr(py, &slf).cast_unchecked::<PyQueue>();
-                if leased.place == Place::Inline
-                    && this.codec().is_none()
-                    && let Ok(mut lease) = PyLease::new(slf, leased)
-                {
-                    lease.set_message(small(py, &buffer, leased.length).into_any().unbind());
-                    return give(py, Bound::new(py, lease));
+                if leased.place == Place::Inline && this.codec().is_none() {
+                    let message = small(py, &buffer, leased.length).into_any().unbind();
+                    let lease = PyLease::new(slf, leased, message);
+                    return give(py, lease.and_then(|lease| Bound::new(py, lease)));
                 }
                 // Anything may fail in there, and Rust drops Python objects only where it knows itself attached.
                 return Python::attach(|py| {

@@ -17,7 +17,9 @@ use crate::queue::PyQueue;
 pub(crate) struct PyLease {
     queue: Py<PyQueue>,
     leased: Leased,
-    message: Option<Py<PyAny>>,
+    /// The message.
+    #[pyo3(get)]
+    message: Py<PyAny>,
     /// Holds the run of a large message.
     block: Option<Py<PyView>>,
     epoch: u64,
@@ -25,18 +27,18 @@ pub(crate) struct PyLease {
 }
 
 impl PyLease {
-    /// A lease without its message yet.
-    pub(crate) fn new(slf: &Bound<'_, PyQueue>, leased: Leased) -> PyResult<PyLease> {
+    #[inline]
+    pub(crate) fn new(slf: &Bound<'_, PyQueue>, leased: Leased, message: Py<PyAny>) -> PyResult<PyLease> {
         // The record is written when the lease ends, whether the queue's handle is closed or not.
         slf.get().handle.session().keep().or_raise(slf.py())?;
         slf.get().note_lease(leased.index());
         let queue = slf.clone().unbind();
         let (epoch, ended) = (process::epoch(), AtomicBool::new(false));
-        Ok(PyLease { queue, leased, message: None, block: None, epoch, ended })
+        Ok(PyLease { queue, leased, message, block: None, epoch, ended })
     }
 
     pub(crate) fn set_message(&mut self, message: Py<PyAny>) {
-        self.message = Some(message);
+        self.message = message;
     }
 
     /// The run of a large message is the lease's from now on.
@@ -69,7 +71,12 @@ impl PyLease {
 
     /// The first to end it does; in a forked child nobody does: the lease is its parent's.
     fn begin_end(&self) -> bool {
-        self.epoch == process::epoch() && !self.ended.swap(true, Ordering::AcqRel)
+        // With the GIL held: nobody comes in between.
+        let first = self.epoch == process::epoch() && !self.ended.load(Ordering::Relaxed);
+        if first {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+        first
     }
 
     fn give_back(&self, reason: String, for_good: bool) -> bool {
@@ -102,12 +109,6 @@ impl PyLease {
 
 #[pymethods]
 impl PyLease {
-    /// The message.
-    #[getter]
-    fn message(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        self.message.as_ref().map(|message| message.clone_ref(py))
-    }
-
     /// How often the message was handed out, this time included.
     #[getter]
     fn delivery_count(&self) -> u32 {

@@ -264,7 +264,10 @@ impl PyQueue {
     /// Messages leased to the dead come back to those who wait; consumers that are always busy look now and then.
     #[inline]
     pub(crate) fn look_for_leases(&self) -> isthmus_core::error::Result<()> {
-        if self.leases.fetch_add(1, Ordering::Relaxed) % LOOK_EVERY == LOOK_EVERY - 1 {
+        // With the GIL held: counted without a locked instruction.
+        let count = self.leases.load(Ordering::Relaxed).wrapping_add(1);
+        self.leases.store(count, Ordering::Relaxed);
+        if count.is_multiple_of(LOOK_EVERY) {
             let me = self.handle.consumer()?;
             self.handle.queue().redeliver(me, &Attempt::default())?;
         }
@@ -280,7 +283,7 @@ impl PyQueue {
     ) -> PyResult<PyLease> {
         let (py, this) = (slf.py(), slf.get());
         // Made first: decoding runs code that may do anything, close the queue for one.
-        let mut lease = PyLease::new(slf, leased)?;
+        let mut lease = PyLease::new(slf, leased, py.None())?;
         let mut data = None;
         let message = match leased.place {
             Place::Inline => {
