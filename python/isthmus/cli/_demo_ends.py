@@ -57,8 +57,13 @@ def patiently(parent: int, call: Callable[..., T], *arguments: Any, **options: A
         try:
             return call(*arguments, timeout=PATIENCE, **options)
         except (isthmus.Empty, isthmus.Full):
-            if os.getppid() != parent:
-                raise OrphanedError from None
+            check_parent(parent)
+
+
+def check_parent(parent: int) -> None:
+    """Raise `OrphanedError` when the process that started this one is gone."""
+    if os.getppid() != parent:
+        raise OrphanedError
 
 
 def each(parent: int, take: Callable[..., T]) -> Iterator[T]:

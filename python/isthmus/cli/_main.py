@@ -24,9 +24,14 @@ FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
 
+_DEMO_FRAMES = "demo frames"
+"""A command of two words; a folder of that name is ./frames."""
+
 _EXAMPLES = """\
 examples:
   isthmus demo                  count the words of Python's standard library with queues
+  isthmus demo --kill 5         the same while workers are killed
+  isthmus demo frames           pass on video frames between processes without copying them
   isthmus ls                    what is in the namespace, how full, and who is attached
   isthmus clean                 remove what killed processes left behind
   isthmus COMMAND --help        more on one command
@@ -44,6 +49,18 @@ examples:
 One reader process, several workers and one collector, joined by two queues, count the words of every text
 file below PATH. The same files are then counted in one process, and both counts are compared. The exit code
 is 0 only if they agree. Files that are not text or cannot be read are skipped, and the result says how many.
+"""
+
+_FRAMES = """\
+examples:
+  isthmus demo frames                              300 frames of 1920x1080, as fast as it goes
+  isthmus demo frames --seconds 10 --rate 30       as a camera would send them
+  isthmus demo frames --size 640x480 --json        small frames, numbers for a program
+
+A camera process fills RGB frames where a detector process reads them, in the memory of a queue. The detector
+finds a moving square, and computes a picture where the viewer reads it, in the memory of a second queue. The
+viewer, this command, compares each picture with what the camera had drawn. The exit code is 0 only if every
+frame came, in order and intact. Needs NumPy: pip install 'isthmus[demo]'
 """
 
 _LS = """\
@@ -94,13 +111,21 @@ def _forget_output() -> None:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    if list(arguments[:2]) == ["demo", "frames"]:
+        arguments = [_DEMO_FRAMES, *arguments[2:]]
     options = _parser().parse_args(arguments)
-    if options.command != "demo" and options.namespace is not None and not Path(options.namespace).exists():
+    if (
+        not options.command.startswith("demo")
+        and options.namespace is not None
+        and not Path(options.namespace).exists()
+    ):
         # Opening it would make it, and hide a typing error behind an empty table.
         raise CommandError(f"there is no namespace {options.namespace!r}", USAGE)
     match options.command:
         case "demo":
             from isthmus.cli._demo import run
+        case "demo frames":
+            from isthmus.cli._frames import run
         case "ls":
             from isthmus.cli._ls import run
         case _:
@@ -135,6 +160,22 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--kill", metavar="N", type=_number(0, 100_000), default=0, help=kill)
     demo.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
+    frames = _command(
+        commands,
+        _DEMO_FRAMES,
+        "pass on video frames between processes without a copy, and check them",
+        _FRAMES,
+    )
+    number = "stop after so many frames (default: 300, or no limit with --seconds)"
+    frames.add_argument("--frames", metavar="N", type=_number(1, 10**8), default=0, help=number)
+    seconds = "stop after so many seconds"
+    frames.add_argument("--seconds", metavar="S", type=_amount, default=0.0, help=seconds)
+    dimensions = "width and height of a frame in pixels (default: 1920x1080)"
+    frames.add_argument("--size", metavar="WxH", type=_dimensions, default=(1920, 1080), help=dimensions)
+    rate = "frames a second (default: as many as go through)"
+    frames.add_argument("--rate", metavar="R", type=_amount, default=0.0, help=rate)
+    frames.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
     ls = _command(commands, "ls", "show the objects of the namespace", _LS)
     ls.add_argument("--json", action="store_true", help="print a JSON array, one object each")
 
@@ -166,6 +207,21 @@ def _number(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def _amount(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII) or not float(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 such as 10 or 0.5")
+    return float(text)
+
+
+def _dimensions(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,5})[x×]([0-9]{1,5})", text.strip(), re.ASCII)
+    if not match or not all(32 <= int(side) <= 16384 for side in match.groups()):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size from 32x32 to 16384x16384 such as 1920x1080"
+        )
+    return int(match[1]), int(match[2])
 
 
 def _size(text: str) -> int:
