@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import imports, mutex, round_trip, scaling, stream
+from . import imports, in_place, leases, mutex, objects, round_trip, scaling, stream
 from .base import BEST, Case, Choice, Target
 from .base import BUILDERS as REGISTERED
 
@@ -14,6 +14,14 @@ ORDER = (
     "stream-64k",
     "stream-1m",
     "stream-6m",
+    "view-64k",
+    "view-1m",
+    "view-6m",
+    "frames",
+    "dict",
+    "struct",
+    "lease",
+    "priorities",
     "mutex",
     "mutex-contended",
     "crowd",
@@ -30,7 +38,10 @@ __all__ = [
     "Choice",
     "Target",
     "imports",
+    "in_place",
+    "leases",
     "mutex",
+    "objects",
     "round_trip",
     "scaling",
     "stream",

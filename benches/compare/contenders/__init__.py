@@ -2,6 +2,7 @@
 
 from .base import Contender, Sample, Setting
 from .channels import Alone, Crowd, RoundTrip, Stream
+from .in_place import FrameStream, Leasing, ObjectStream, ReadStream, TwoPasses
 from .locks import Lock
 from .programs import Command, Control
 
@@ -11,9 +12,14 @@ __all__ = [
     "Contender",
     "Control",
     "Crowd",
+    "FrameStream",
+    "Leasing",
     "Lock",
+    "ObjectStream",
+    "ReadStream",
     "RoundTrip",
     "Sample",
     "Setting",
     "Stream",
+    "TwoPasses",
 ]

@@ -80,15 +80,23 @@ class Stream(Counted):
             self.queue = self.best_buffer(setting)
         super().start(setting)
 
+    @property
+    def size(self) -> int:
+        return len(self.message)
+
+    def trial(self, peer: Peer) -> Stream:
+        """The same work for another peer."""
+        return Stream(peer, self.message, self.batch)
+
     def best_buffer(self, setting: Setting) -> Peer:
         """The peer with whichever of its buffers is fastest here and now."""
         assert self.queue.buffers is not None
         trials: dict[int, Stream] = {}
         connect: Any = self.queue.connect
-        for size in self.queue.buffers(len(self.message)):
+        for size in self.queue.buffers(self.size):
             connected = functools.partial(connect, buffer=size)
             peer = replace(self.queue, key=f"{self.key}-{size}", connect=connected, buffers=None)
-            trials[size] = Stream(peer, self.message, self.batch)
+            trials[size] = self.trial(peer)
         try:
             short = replace(setting, seconds=setting.seconds / TRIAL_PART)
             for trial in trials.values():

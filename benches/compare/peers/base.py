@@ -41,7 +41,7 @@ class Receiver:
     recv_batch: Callable[[int], Sequence[Any]] | None = None
     polled: bool = False
     keep: Any = None
-    unwrap: Callable[[Any], bytes] = bytes  # the message in what `recv` answers; used to verify, untimed
+    unwrap: Callable[[Any], Any] = bytes  # the message in what `recv` answers; used to verify, untimed
 
 
 class Channel(ABC):
