@@ -119,6 +119,8 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             self.memory.swap(self.body + RETURNED, 1);
         }
         drop(lock);
+        // Those who wait for a record as well: they can have one of these messages.
+        self.progress.notify_all(&self.memory);
         self.messages.notify_all(&self.memory);
         Ok(Step::Done(count))
     }

@@ -181,23 +181,26 @@ fn loom_two_consumers_lease_different_messages() {
     });
 }
 
+/// Leases the next message, asleep as long as every record is in use.
+fn lease_waiting(queue: &Queue<Loom, Immortal>, me: Owner) -> u64 {
+    loop {
+        match try_lease(queue, me) {
+            Ok((value, _)) => return value,
+            Err(on) => {
+                assert_eq!(on, On::Leases);
+                queue.progress.sleep(queue.memory(), DATA_SLICE, || queue.is_ready(on));
+            }
+        }
+    }
+}
+
 #[test]
 fn loom_a_record_that_is_freed_is_heard_of() {
     model(|| {
         let (memory, geometry, holder, leases) = leased(&[1]);
         put(&holder, TWO, 2);
         let thread = thread::spawn(move || assert!(holder.acknowledge(&leases[0])));
-        let consumer = queue(&memory, geometry);
-        let lease = loop {
-            match try_lease(&consumer, ONE) {
-                Ok((value, _)) => break value,
-                Err(on) => {
-                    assert_eq!(on, On::Leases);
-                    consumer.progress.sleep(&memory, DATA_SLICE, || consumer.is_ready(on));
-                }
-            }
-        };
-        assert_eq!(lease, 2);
+        assert_eq!(lease_waiting(&queue(&memory, geometry), ONE), 2);
         thread.join().unwrap();
     });
 }
@@ -208,18 +211,20 @@ fn loom_with_all_records_in_use_what_is_given_back_is_heard_of() {
         let (memory, geometry, holder, leases) = leased(&[1]);
         put(&holder, TWO, 2);
         let thread = thread::spawn(move || assert!(holder.give_back(&leases[0], "", false)));
-        let consumer = queue(&memory, geometry);
-        let lease = loop {
-            match try_lease(&consumer, ONE) {
-                Ok((value, _)) => break value,
-                Err(on) => {
-                    assert_eq!(on, On::Leases);
-                    consumer.progress.sleep(&memory, DATA_SLICE, || consumer.is_ready(on));
-                }
-            }
-        };
-        assert_eq!(lease, 1);
+        assert_eq!(lease_waiting(&queue(&memory, geometry), ONE), 1);
         thread.join().unwrap();
+    });
+}
+
+#[test]
+fn loom_with_all_records_in_use_what_is_requeued_is_heard_of() {
+    model(|| {
+        let (memory, geometry, holder, leases) = leased(&[1]);
+        put(&holder, TWO, 2);
+        assert!(holder.give_back(&leases[0], "", true));
+        let thread = thread::spawn(move || step(|attempt| holder.try_requeue(HOLDER, attempt)));
+        assert_eq!(lease_waiting(&queue(&memory, geometry), ONE), 1);
+        assert_eq!(thread.join().unwrap(), Ok(1));
     });
 }
 
