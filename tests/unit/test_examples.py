@@ -1,0 +1,69 @@
+"""The programs in `examples/` do what they say, as a user starts them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import PATIENCE, object_files
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def run(name: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name)],
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    return done.stdout.splitlines()
+
+
+def test_producers_wait_for_room_and_every_item_is_used_once(namespace: Path) -> None:
+    lines = run("producer_consumer.py")
+    assert lines[-1] == "80 items made, 80 used, each once, and those of one producer in order"
+    made = [re.fullmatch(r"producer \d: 40 items made, waited for room (\d+) times", line) for line in lines]
+    waits = [int(match[1]) for match in made if match]
+    assert len(waits) == 2
+    assert sum(waits) > 0
+    used = [re.fullmatch(r"consumer \d: (\d+) items used", line) for line in lines]
+    assert sum(int(match[1]) for match in used if match) == 80
+    assert object_files(namespace) == []
+
+
+def test_a_killed_printer_loses_no_job_and_urgent_ones_come_first(namespace: Path) -> None:
+    lines = run("print_spooler.py")
+    assert lines[0].startswith("3 clients have sent 5 documents: ")
+    found = [re.match(r"printer (\d) takes '(.+)' of .*?, \w+(, delivery \d)?$", line) for line in lines]
+    takes = [(match[1], match[2], match[3]) for match in found if match]
+    titles = [title for _, title, _ in takes]
+    assert titles[:2] == ["contract", "fire alarm plan"]  # one was sent while the other was printed
+    # The clients are not in step with each other: two normal ones, two drafts.
+    assert titles[2:-2] in (["thesis", "thesis", "invoice"], ["invoice", "thesis", "thesis"])
+    assert sorted(titles[-2:]) == ["poster", "recipe"]
+    again = titles.index("thesis") + 1
+    assert takes[again - 1 : again + 1] == [("1", "thesis", None), ("2", "thesis", ", delivery 2")]
+    assert all(delivery is None for _, title, delivery in takes if title != "thesis")
+    (death,) = [number for number, line in enumerate(lines) if line.startswith("***")]
+    assert re.fullmatch(
+        r"\*\*\* printer 1 was killed by SIGKILL with 'thesis' in hand, [34] wait", lines[death]
+    )
+    assert "printer 1 is done with 'thesis'" not in lines
+    assert "printer 2 is done with 'thesis'" in lines
+    assert not any(line.startswith("printer 1") for line in lines[death:])
+    assert lines[-1] == "6 documents sent, 6 printed, 0 lost"
+    assert object_files(namespace) == []
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in EXAMPLES])
+def test_each_example_is_explained_in_the_docs(path: Path) -> None:
+    assert f'--8<-- "examples/{path.name}"' in (ROOT / "docs" / "examples.md").read_text()
