@@ -32,6 +32,11 @@ impl Peers for Arc<Registry> {
         Registry::death(self, owner)
     }
 
+    #[inline]
+    fn pid(&self, _me: Owner) -> u32 {
+        Registry::pid(self)
+    }
+
     fn relock(&self) -> Result<()> {
         Registry::relock(self)
     }

@@ -53,6 +53,10 @@ pub trait Peers {
     fn is_dead(&self, owner: Owner) -> bool;
     /// What is known about a dead process.
     fn death(&self, owner: Owner) -> Death;
+    /// Process id of the caller, for people; the slot where processes are made up.
+    fn pid(&self, me: Owner) -> u32 {
+        me.slot()
+    }
     /// Called on slow paths: takes the proof of life again where it was lost.
     ///
     /// # Errors

@@ -13,6 +13,7 @@
 //! 32 number      which message of its level it is
 //! 40 sender << 8 | level
 //! 48 length of the reason
+//! 56 process id of the holder: by the time its death is proven, its slot may be another's
 //! ```
 //!
 //! # Who writes what
@@ -61,6 +62,7 @@ const POSITION: usize = 24;
 const NUMBER: usize = 32;
 const ORIGIN: usize = 40;
 const REASON: usize = 48;
+const HOLDER: usize = 56;
 
 const SLOT_SHIFT: u32 = 3;
 const GENERATION_SHIFT: u32 = 15;
@@ -263,6 +265,16 @@ impl Leases {
             position: memory.load(at + POSITION),
             sender: Sender::from_bits(origin >> 8),
         })
+    }
+
+    /// Notes who is about to hold the message. Consumer lock held.
+    pub(super) fn set_holder<M: Memory>(&self, memory: &M, index: usize, pid: u32) {
+        memory.store(self.at(index) + HOLDER, u64::from(pid));
+    }
+
+    /// Process id of who holds the message, or held it last.
+    pub(super) fn holder<M: Memory>(&self, memory: &M, index: usize) -> u32 {
+        memory.load(self.at(index) + HOLDER) as u32
     }
 
     /// Notes why a message is given back. By the owner of the lease, or with the consumer lock.

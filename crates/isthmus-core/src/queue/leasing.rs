@@ -110,6 +110,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         let origin = Self::origin(ring, entry, seq);
         self.leases.fill(&self.memory, index, &Record { place, length, origin });
         let held = Held { state: State::Leased, owner: me.as_process(), deliveries: 1 };
+        self.leases.set_holder(&self.memory, index, self.peers.pid(me));
         self.leases.set(&self.memory, index, held);
         ring.advance_head(&self.memory, entry.next(), seq.wrapping_add(1));
         Ok(Leased { index, held, place, length, origin })
@@ -129,6 +130,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             owner: me.as_process(),
             deliveries: held.deliveries.saturating_add(1),
         };
+        self.leases.set_holder(&self.memory, index, self.peers.pid(me));
         self.leases.set(&self.memory, index, held);
         Ok(Leased { index, held, place, length, origin })
     }
@@ -241,30 +243,27 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     /// Gives messages back that were leased to processes that are dead, and finds again what was given back by one
     /// that was killed doing so. Does nothing where a living process is inside the lock.
     pub fn redeliver(&self, me: Owner, attempt: &Attempt) -> Result<()> {
-        let mut owners: Vec<Owner> = Vec::new();
+        let mut owners: Vec<(Owner, u32)> = Vec::new();
         let mut returned = false;
-        for (_, held) in self.leases.all(&self.memory) {
+        for (index, held) in self.leases.all(&self.memory) {
+            let known = held.owner == me.as_process() || owners.iter().any(|(owner, _)| *owner == held.owner);
             match held.state {
-                State::Leased if held.owner != me.as_process() && !owners.contains(&held.owner) => {
-                    owners.push(held.owner);
-                }
+                State::Leased if !known => owners.push((held.owner, self.leases.holder(&self.memory, index))),
                 State::Returned => returned = true,
                 _ => {}
             }
         }
         // Proving a death takes system calls, and saying whose it was an allocation: not under a lock.
-        owners.retain(|owner| self.peers.is_dead(*owner));
-        let reasons: Vec<String> = owners
-            .iter()
-            .map(|owner| format!("process {} died holding it", self.peers.death(*owner).pid))
-            .collect();
+        owners.retain(|(owner, _)| self.peers.is_dead(*owner));
+        let reasons: Vec<String> =
+            owners.iter().map(|(_, pid)| format!("process {pid} died holding it")).collect();
         if owners.is_empty() && (!returned || self.has_returned()) {
             return Ok(());
         }
         let Some(lock) = self.enter_or_take_over(self.consumers, me, attempt)? else { return Ok(()) };
         let mut returned = false;
         for (index, held) in self.leases.all(&self.memory) {
-            let dead = owners.iter().position(|owner| *owner == held.owner);
+            let dead = owners.iter().position(|(owner, _)| *owner == held.owner);
             let state = match dead.filter(|_| held.state == State::Leased) {
                 Some(dead) => {
                     self.leases.set_reason(&self.memory, index, &reasons[dead]);

@@ -163,6 +163,12 @@ impl Registry {
             && self.me.load(Ordering::Relaxed) == owner.as_process().word()
     }
 
+    /// Process id of this process, as it has entered itself.
+    #[inline]
+    pub fn pid(&self) -> u32 {
+        self.written[0].load(Ordering::Relaxed) as u32
+    }
+
     /// Whether the process of `owner` is dead, beyond doubt. Buries it on proof, so that a process wrongly
     /// thought dead can never act again. Costs one load for the buried, about a microsecond for the living.
     pub fn is_dead(&self, owner: Owner) -> bool {
