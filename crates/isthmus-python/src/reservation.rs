@@ -123,7 +123,6 @@ impl PyReservation {
                 if put.is_ok() {
                     hold.forget();
                 } else {
-                    self.state.store(CANCELLED, Ordering::Release);
                     self.give_back(hold);
                 }
                 put
@@ -131,6 +130,9 @@ impl PyReservation {
             Source::Private(bytes) => copy(py, bytes.start(), length)
                 .and_then(|message| queue.put_small(py, self.level, message.as_bytes(), timeout)),
         };
+        if put.is_err() {
+            self.state.store(CANCELLED, Ordering::Release);
+        }
         put.map(drop)
     }
 

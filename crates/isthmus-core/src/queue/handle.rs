@@ -401,7 +401,14 @@ impl QueueHandle {
             let registry = self.session.registry();
             let attached = self.session.object().attachments();
             let others = attached.iter().filter(|(_, owner, _)| !registry.is_dead(*owner)).count() > 1;
-            if others || self.session.object().persistent() { 0 } else { self.queue.depth() }
+            if others || self.session.object().persistent() {
+                return 0;
+            }
+            if let Ok(me) = registry.me() {
+                // What the dead had on lease is inside as well.
+                let _ = self.queue.redeliver(me, &Attempt::default());
+            }
+            self.queue.depth()
         };
         self.session.close(last_look).unwrap_or(0)
     }
