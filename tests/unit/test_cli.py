@@ -63,6 +63,7 @@ def test_help_has_examples(arguments: list[str]) -> None:
         (["ls", "--namespace", "/nonexistent/folder"], "there is no namespace '/nonexistent/folder'"),
         (["clean", "--namespace", "/nonexistent/folder"], "there is no namespace"),
         (["demo", "/dev/null"], "neither a file nor a folder"),
+        (["demo", "--json", "frames"], "the other demo is `isthmus demo frames`, options last"),
     ],
 )
 def test_wrong_arguments_say_what_is_wrong(arguments: list[str], text: str) -> None:

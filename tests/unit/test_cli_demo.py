@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from isthmus.cli import _demo, _processes, main
 from isthmus.cli import _demo_messages as messages
 from isthmus.cli._demo_report import Outcome, differences
 from isthmus.cli._progress import Rates, View
-from support import PATIENCE, object_files, process_state, wait_until
+from support import PATIENCE, object_files
 
 TEXTS = {
     "plain.txt": "the cat and the hat, the end\n",
@@ -48,17 +48,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def large_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Enough to count that it takes seconds; one file with many names."""
-    root = tmp_path_factory.mktemp("large")
-    first = root / "0"
-    first.write_text("".join(f"word{n % 5000} and some more text\n" for n in range(100_000)))
-    for number in range(1, 24):
-        os.link(first, root / str(number))
-    return root
-
-
 def expected_words(root: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
     for path in root.rglob("*"):
@@ -74,74 +63,6 @@ def demo_json(*arguments: str) -> dict[str, Any]:
     assert (done.returncode, done.stderr) == (0, "")
     result: dict[str, Any] = json.loads(done.stdout)
     return result
-
-
-def children_of(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def role_of(pid: int) -> str:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-    at = words.index(b"isthmus.cli._demo_worker") if b"isthmus.cli._demo_worker" in words else -2
-    return words[at + 1].decode() if at >= 0 else ""
-
-
-class Running:
-    """A demo at work: all of its processes are there and some pieces are counted."""
-
-    def __init__(self, namespace: Path, *arguments: str) -> None:
-        self.namespace = namespace
-        self.process = subprocess.Popen(
-            [*COMMAND, "demo", "--workers", "3", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        wait_until(lambda: len(self.pids("worker")) == 3 and self.pids("reader"), "the demo's processes")
-        self.all = children_of(self.process.pid)
-        # A reader that has used CPU time after its start is reading; workers then count.
-        wait_until(
-            lambda: all(self._has_objects_open(pid) for pid in self.all), "the demo to open its queues"
-        )
-
-    def pids(self, role: str) -> list[int]:
-        return [pid for pid in children_of(self.process.pid) if role_of(pid) == role]
-
-    def _has_objects_open(self, pid: int) -> bool:
-        try:
-            text = Path(f"/proc/{pid}/maps").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return True  # ended already: the wait is over, and the test will say what it misses
-        return "-results" in text and "-tasks" in text
-
-    def end(self, code: int) -> tuple[str, str]:
-        out, errors = self.process.communicate(timeout=PATIENCE)
-        assert self.process.returncode == code, (out, errors)
-        assert "Traceback" not in errors
-        self.assert_nothing_left()
-        return out, errors
-
-    def assert_nothing_left(self) -> None:
-        wait_until(lambda: all(process_state(pid) in ("", "Z") for pid in self.all), "the processes to end")
-        wait_until(lambda: object_files(self.namespace) == [], f"names to go: {object_files(self.namespace)}")
-
-
-@pytest.fixture
-def running(large_tree: Path, namespace: Path) -> Iterator[Running]:
-    demo = Running(namespace, str(large_tree))
-    yield demo
-    for pid in demo.all:
-        if process_state(pid) not in ("", "Z"):
-            os.kill(pid, signal.SIGKILL)
-    demo.process.kill()
-    demo.process.communicate()
 
 
 def test_it_counts_every_text_file_and_agrees(tree: Path, namespace: Path) -> None:
@@ -175,8 +96,8 @@ def test_small_queues_and_many_workers_count_the_same(tree: Path) -> None:
     assert result["workers"] == 7
 
 
-def test_on_a_terminal_it_shows_a_bar_with_rates_and_depth(large_tree: Path) -> None:
-    code, shown = on_terminal("demo", str(large_tree), columns=80)
+def test_on_a_terminal_it_shows_a_bar_with_rates_and_depth(tree: Path) -> None:
+    code, shown = on_terminal("demo", str(tree), columns=80)
     assert code == 0
     assert "queues" in shown
     assert "messages/s" in shown
@@ -232,80 +153,6 @@ def test_a_word_too_large_for_the_queue_names_the_option(tmp_path: Path, namespa
     assert demo_json(str(tmp_path))["words"] == 1
     assert "most frequent: xxxxx" in (shown := isthmus_command("demo", str(tmp_path)).stdout)
     assert max(len(line) for line in shown.splitlines()) < 150
-
-
-def test_a_worker_killed_is_reported_and_nothing_hangs(running: Running) -> None:
-    victim = running.pids("worker")[1]
-    os.kill(victim, signal.SIGKILL)
-    out, errors = running.end(1)
-    assert out == ""
-    assert f"worker 2 (pid {victim}) was killed by SIGKILL" in errors
-
-
-def test_the_reader_killed_is_reported_too(running: Running) -> None:
-    (victim,) = running.pids("reader")
-    os.kill(victim, signal.SIGKILL)
-    _, errors = running.end(1)
-    assert f"the reader (pid {victim}) was killed by SIGKILL" in errors
-
-
-def test_all_workers_killed_at_once(running: Running) -> None:
-    for victim in running.pids("worker"):
-        os.kill(victim, signal.SIGKILL)
-    _, errors = running.end(1)
-    assert "was killed by SIGKILL" in errors
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "text"),
-    [
-        (signal.SIGINT, 130, "isthmus: interrupted\n"),
-        (signal.SIGTERM, 143, "isthmus: error: ended by SIGTERM\n"),
-        (signal.SIGHUP, 129, "isthmus: error: ended by SIGHUP\n"),
-    ],
-)
-def test_interrupted_it_ends_all_its_processes(
-    running: Running, number: signal.Signals, code: int, text: str
-) -> None:
-    running.process.send_signal(number)
-    out, errors = running.end(code)
-    assert (out, errors) == ("", text)
-
-
-def test_an_impatient_user_presses_ctrl_c_again_and_again(running: Running) -> None:
-    for _ in range(20):
-        running.process.send_signal(signal.SIGINT)
-        try:
-            running.process.wait(0.02)
-        except subprocess.TimeoutExpired:
-            continue
-        break
-    _, errors = running.end(130)
-    assert errors == "isthmus: interrupted\n"
-
-
-def test_ctrl_c_on_a_terminal_reaches_only_the_collector(running: Running) -> None:
-    groups = {os.getpgid(pid) for pid in running.all}
-    assert os.getpgid(running.process.pid) not in groups
-    running.process.send_signal(signal.SIGINT)
-    running.end(130)
-
-
-def test_the_collector_killed_its_processes_end_by_themselves(running: Running) -> None:
-    running.process.kill()
-    running.end(-signal.SIGKILL)
-
-
-def test_a_stopped_worker_is_not_dead(running: Running) -> None:
-    victim = running.pids("worker")[0]
-    os.kill(victim, signal.SIGSTOP)
-    wait_until(lambda: process_state(victim) == "T", "the worker to stop")
-    with pytest.raises(subprocess.TimeoutExpired):
-        running.process.wait(1.0)
-    os.kill(victim, signal.SIGCONT)
-    out, errors = running.end(0)
-    assert errors == ""
-    assert re.search(r"^agree +yes", out, re.MULTILINE)
 
 
 def test_modules_of_the_current_folder_do_no_harm(tree: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from isthmus.cli import _processes, main
 from isthmus.cli._demo_kill import LAST, Killer
 from support import PATIENCE, object_files, wait_until
 
-FILES = 40
+FILES = 24
 LINE = "some words to count, and one that is the file's own: f{number}\n"
 
 

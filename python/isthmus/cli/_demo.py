@@ -59,7 +59,8 @@ def _input(given: str | None) -> tuple[str, frozenset[str]]:
             raise CommandError(f"{path} is neither a file nor a folder", 2)
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
-        raise CommandError(f"cannot read {path!r}: {error.strerror}", 2) from None
+        hint = "; the other demo is `isthmus demo frames`, options last" if path == "frames" else ""
+        raise CommandError(f"cannot read {path!r}: {error.strerror}{hint}", 2) from None
     return path, NOT_THE_LIBRARY if given is None else frozenset()
 
 
