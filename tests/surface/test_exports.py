@@ -22,7 +22,8 @@ def test_every_public_name_is_there_and_sorted() -> None:
 
 
 def test_nothing_public_is_left_out() -> None:
-    modules = {"cli", "logging", "mutex", "queue", "value"}  # one mechanism, one module: importable, and not hidden
+    # One mechanism, one module: importable, and not hidden.
+    modules = {"cli", "logging", "mutex", "queue", "value"}
     visible = {name for name in vars(isthmus) if not name.startswith("_")}
     assert visible - modules == set(isthmus.__all__)
 
