@@ -8,10 +8,11 @@ from __future__ import annotations
 import pytest
 
 import isthmus
-from leasers import POISON, check_deliveries, check_leases
+from leasers import ENDED, POISON, check_deliveries, check_leases, deliveries
 from queues import idle
 from siege import KILLS, Siege, Worker, check_capacity
 from support import Watchdog, wait_until
+from workers import message
 
 CAPACITY = 2 << 20
 LEASES = 32
@@ -71,3 +72,51 @@ def test_producers_and_leaseholders_killed_at_random(
             check_leases(queue, LEASES)
             if levels == 1:
                 check_capacity(queue)
+
+
+def test_a_message_that_kills_whoever_leases_it_ends_up_dead() -> None:
+    """The default of twenty deliveries; all other messages are done meanwhile."""
+    queue = isthmus.Queue("besieged", type=bytes, capacity=CAPACITY)
+    poison = message(POISON, 0, 5000)
+    with queue, Siege(seed=22) as siege:
+        numbers = iter(range(1 << 20))
+
+        def start() -> None:
+            siege.start(
+                "leasers.work", words=1 << 16, queue="besieged", number=next(numbers), hold=2, view=False
+            )
+
+        def bury() -> None:
+            for victim in [worker for worker in siege.workers if worker.gone()]:
+                victim.killed = True
+                siege.kills += 1
+                siege.workers.remove(victim)
+                siege.dead.append(victim)
+                start()
+
+        for _ in range(3):
+            start()
+        for sequence in range(400):
+            queue.put(message(1, sequence, 100))
+            if sequence == 100:
+                queue.put(poison)
+        dog = Watchdog()
+        while not queue.dead:
+            siege.check_errors()
+            siege.check_progress(dog, (siege.progress(), siege.kills))
+            bury()
+        bury()
+        letter = queue.dead.get()
+        assert letter.data == poison
+        assert letter.deliveries == siege.kills == queue.max_deliveries == 20
+        siege.finish("leasers.work")
+        everyone = siege.workers + siege.dead
+        log = [(w.pid, *entry) for w in everyone for entry in deliveries(w.journal.words, w.done)]
+        done = [entry & 0xFFFF for _, entry, _, state in log if state == ENDED and entry >> 40 == 1]
+        assert sorted(done) == list(range(400))
+        victims = {count: pid for pid, entry, count, _ in log if entry >> 40 == POISON}
+        assert sorted(victims) == list(range(1, 21))
+        assert letter.reason == f"process {victims[20]} died holding it"
+        assert idle(queue)
+        check_leases(queue, LEASES)
+        check_capacity(queue)

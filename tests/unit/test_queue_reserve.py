@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -228,6 +229,17 @@ def test_a_reservation_waits_until_memory_is_free() -> None:
         held.cancel()
         waiter.join(30)
         assert sizes == [20_000]
+
+
+def test_the_timeout_counts_again_for_the_place_in_the_queue() -> None:
+    with queue_of_bytes(capacity=64 * KIB) as handle:
+        reservation = reserve(handle, 10, timeout=0.2)
+        fill(handle, 0)
+        time.sleep(0.25)  # filling it takes longer than the timeout
+        start = time.monotonic()
+        with pytest.raises(isthmus.Full):
+            reservation.put()
+        assert time.monotonic() - start >= 0.2
 
 
 @pytest.mark.parametrize("wrong", [-1, -(1 << 40)])
