@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 import isthmus
+from queues import LEASES_OF_64_KIB, idle, queue_of_bytes
 from support import Peer, process_state, wait_until
 
 Start = Callable[..., Peer]
@@ -28,6 +29,15 @@ WAITS = {
     "with": "lock.__enter__()",
     "recover": "lock.recover().__enter__()",
     "get of a stream": "stream.get()",
+    "get_view": "empty.get_view()",
+    "lease": "empty.lease()",
+    "lease with a timeout": "empty.lease(timeout=100)",
+    "lease with all leases out": "tight.lease()",
+    "leases": "next(empty.leases())",
+    "wait_readable": "empty.wait_readable()",
+    "wait_writable": "full.wait_writable(below=0.1)",
+    "reserve": "full.reserve(30_000)",
+    "leaving the block of a reservation": "reserved()",
 }
 
 PRELUDE = """
@@ -36,9 +46,12 @@ def say(text): print(text, flush=True)
 empty = isthmus.Queue.open("empty", type=bytes)
 full = isthmus.Queue.open("full", type=bytes)
 stream = isthmus.Queue.open("stream", type=bytes)
+tight = isthmus.Queue.open("tight", type=bytes)
 lock = isthmus.Mutex.open("lock")
 def loop():
     for _ in empty: pass
+def reserved():
+    with full.reserve(1000): pass
 """
 
 
@@ -52,13 +65,19 @@ def objects() -> object:
     stream = isthmus.Queue("stream", type=bytes, capacity=1 << 20, ends_with_producers=True)
     stream.put(b"x")
     stream.get()
+    tight = isthmus.Queue("tight", type=bytes, capacity=64 << 10)
+    tight.put_many([b"x"] * (LEASES_OF_64_KIB + 1))
+    leases = [tight.lease() for _ in range(LEASES_OF_64_KIB)]
     lock = isthmus.Mutex("lock")
     fill(full)
     with lock:
         yield empty, full, lock
     while not full.empty():
         full.get(timeout=0)
-    for handle in (empty, full, stream, lock):
+    tight.get(timeout=0)
+    for lease in leases:
+        lease.ack()
+    for handle in (empty, full, stream, tight, lock):
         handle.close()
 
 
@@ -87,7 +106,7 @@ except KeyboardInterrupt:
     say("KeyboardInterrupt")
 assert (full.qsize(), empty.qsize()) == before
 empty.put(b"works"); assert empty.get(timeout=20) == b"works"
-for handle in (empty, full, stream, lock): handle.close()
+for handle in (empty, full, stream, tight, lock): handle.close()
 say("ended")
 """)
     peer.expect("waiting")
@@ -116,7 +135,7 @@ assert took >= 1.0, took
 assert count >= 5, count
 say(f"handled")
 signal.setitimer(signal.ITIMER_REAL, 0)
-for handle in (empty, full, stream, lock): handle.close()
+for handle in (empty, full, stream, tight, lock): handle.close()
 """)
     peer.expect("handled")
     peer.finish()
@@ -133,7 +152,7 @@ for wait in {list(WAITS.values())!r}:
         eval(wait)
     except Alarm:
         say("Alarm")
-for handle in (empty, full, stream, lock): handle.close()
+for handle in (empty, full, stream, tight, lock): handle.close()
 """)
     for _ in WAITS:
         peer.expect("Alarm")
@@ -153,7 +172,7 @@ except KeyboardInterrupt:
 empty.put_many([b"1", b"2", b"3"])
 for thread in threads: thread.join()
 assert sorted(got) == [b"1", b"2", b"3"]
-for handle in (empty, full, stream, lock): handle.close()
+for handle in (empty, full, stream, tight, lock): handle.close()
 """)
     peer.expect("waiting")
     wait_until(lambda: asleep(peer), "all of them to sleep")
@@ -205,3 +224,63 @@ def test_interrupted_again_and_again_nothing_is_lost_or_doubled(spawn: Start, na
         peer.finish()
         while not handle.empty():
             handle.get()
+
+
+@pytest.mark.parametrize("until", ["received", "done"])
+def test_one_who_waits_for_his_message_to_be_taken_is_interrupted_and_it_stays(
+    spawn: Start, until: str
+) -> None:
+    with queue_of_bytes("waits") as handle:
+        peer = spawn(f"""
+            import isthmus
+            with isthmus.Queue.open("waits", type=bytes) as q:
+                try:
+                    q.put(b"x", until={until!r})
+                except KeyboardInterrupt:
+                    print("KeyboardInterrupt", flush=True)
+        """)
+        wait_until(lambda: handle.qsize() == 1 and asleep(peer), "the peer to wait")
+        peer.interrupt()
+        peer.expect("KeyboardInterrupt", patience=10)
+        peer.finish()
+        assert handle.get(timeout=0) == b"x"
+
+
+def test_a_worker_interrupted_again_and_again_does_every_message(spawn: Start) -> None:
+    """Signals at random moments of leasing and acknowledging: what is not acknowledged comes back."""
+    with queue_of_bytes("busy", max_deliveries=1_000_000) as handle:
+        peer = spawn("""
+            import signal, isthmus
+            class Alarm(Exception): pass
+            armed = False
+            def handler(*_):
+                global armed
+                if armed:
+                    armed = False
+                    raise Alarm
+            signal.signal(signal.SIGALRM, handler)
+            q = isthmus.Queue.open("busy", type=bytes)
+            print("ready", flush=True)
+            signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0007)
+            alarms, seen = 0, []
+            while True:
+                try:
+                    armed = True
+                    with q.lease(view=len(seen) % 2 == 0) as job:
+                        seen.append(int.from_bytes(bytes(job.message)[:4], "little"))
+                    armed = False
+                except Alarm:
+                    alarms += 1
+                except isthmus.ShutDown:
+                    break
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            print(alarms > 0, sorted(set(seen)) == list(range(4000)), q.stats()[-2:], flush=True)
+            q.close()
+        """)
+        peer.expect("ready")
+        for number in range(4000):
+            handle.put(number.to_bytes(4, "little") + bytes(number % 7000), timeout=30)
+        handle.shutdown()
+        peer.expect("True True (0, 0)")
+        peer.finish()
+        assert idle(handle)
