@@ -5,6 +5,7 @@ With `--mount-proc` a container sees its own processes only, without it /proc st
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -255,3 +256,77 @@ def test_killed_containers_under_load_leave_a_working_queue(contain: Start, spaw
         for _ in range(100):
             handle.put(bytes(1000), timeout=20)
             assert len(handle.get(timeout=20)) == 1000
+
+
+HOLDS = {
+    "job = q.lease(view=True)": 2,
+    "view = q.get_view()": None,
+    "q.get(); reservation = q.reserve(100_000)": None,
+}
+
+
+@PROC
+@pytest.mark.parametrize("holds", HOLDS)
+@pytest.mark.parametrize("outside", [True, False], ids=["outside-waits", "inside-waits"])
+def test_what_a_killed_container_held_comes_to_one_who_waits(
+    contain: Start, spawn: Start, proc: str, holds: str, outside: bool
+) -> None:
+    with isthmus.Queue("held", type=bytes, capacity=1 << 20) as handle:
+        handle.put(bytes(100_000))
+        begin = 'import sys, isthmus\nq = isthmus.Queue.open("held", type=bytes)\n'
+        holder = contain(proc, f"{begin}{holds}\nprint('holds', flush=True)\nsys.stdin.readline()\n")
+        holder.expect("holds")
+        wants = "print(q.lease().delivery_count, flush=True)"
+        if HOLDS[holds] is None:
+            wants = f"q.reserve({handle.message_max}); print(None, flush=True)"
+        waiting = spawn(begin + wants) if outside else contain(proc, begin + wants)
+        wait_until(lambda: max(handle.stats()[9:11]) == 1, "the other to wait")
+        with pytest.raises(isthmus.Timeout):  # it lives, and keeps what it has
+            handle.get(timeout=0.3)
+        assert handle.stats().bytes_in_use >= 100_000
+        holder.kill()
+        waiting.expect(str(HOLDS[holds]))
+        waiting.finish()
+        with contextlib.suppress(isthmus.Empty):
+            handle.get(timeout=0)
+        assert handle.stats().bytes_in_use == 0
+
+
+def test_a_holder_condemned_by_those_who_cannot_see_it_is_told_that_it_held_nothing(
+    contain: Start, spawn: Start
+) -> None:
+    with isthmus.Queue("held", type=bytes, capacity=1 << 20) as handle:
+        handle.put_many([b"small", bytes(100_000), bytes(200_000)])
+        holder = spawn("""
+            import os, sys, isthmus
+            q = isthmus.Queue.open("held", type=bytes)
+            small, large, view = q.lease(), q.lease(view=True), q.get_view()
+            reservation = q.reserve(50_000)
+            open(os.environ["ISTHMUS_NAMESPACE"] + "/.registry").close()
+            print("holds", flush=True)
+            sys.stdin.readline()
+            for call in (small.ack, large.nack, view.release, reservation.put, q.lease):
+                try:
+                    call()
+                    print("no error", flush=True)
+                except isthmus.IsthmusError as error:
+                    print(type(error).__name__, flush=True)
+        """)
+        holder.expect("holds")
+        taker = contain(
+            "--mount-proc",
+            """
+            import isthmus
+            with isthmus.Queue.open("held", type=bytes) as q:
+                for _ in range(2):
+                    with q.lease() as job: print(len(job.message), job.delivery_count, flush=True)
+                q.reserve(q.message_max).cancel()
+            """,
+        )
+        taker.expect("5 2")
+        taker.expect("100000 2")
+        taker.finish()
+        holder.send()
+        for _ in range(5):
+            assert holder.line() in {"BuriedError", "NotOwnerError"}
+        assert (handle.stats().depth, handle.stats().bytes_in_use) == (0, 0)

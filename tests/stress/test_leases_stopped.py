@@ -41,7 +41,7 @@ WAITS = {
 }
 
 
-@pytest.mark.parametrize(("wait", "size"), zip(WAITS, [10, 100_000] * 3, strict=True))
+@pytest.mark.parametrize(("wait", "size"), list(zip(WAITS, [10, 100_000] * 3, strict=True)))
 def test_a_stopped_holder_keeps_its_lease_and_a_killed_one_loses_it_to_one_who_waits(
     spawn: Start, wait: str, size: int
 ) -> None:
