@@ -148,6 +148,9 @@ def test_the_fingerprint_of_a_name_stays_the_same_from_version_to_version() -> N
     assert Codec("text/1", bytes, bytes).fingerprint == 0xFC71_DF33_5DE7_375F
     assert codec(int).fingerprint == 0x9E07_0F65_AC2F_201F
     assert codec(Job).fingerprint == 0x90D7_C339_1DDA_649E
+    # Not by the order of a set of texts either, which is another in each process.
+    several = int | str | list[int] | dict[str, int] | None
+    assert codec(several).fingerprint == 0x6A6A_B6E3_10F3_E932
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "a\0b", "x" * 57, "é" * 29])

@@ -124,9 +124,7 @@ def _layout(header: bytes) -> _Layout:
 def _read(header: bytes) -> _Layout:
     if header[: len(_MAGIC)] != _MAGIC or header[len(_MAGIC) : _LENGTH_AT] != b"\x01\x00":
         raise ValueError("it does not begin as the .npy format 1.0 does")
-    if len(header) > _HEADER_MAX or len(header) != _TEXT_AT + header[_LENGTH_AT] + (
-        header[_LENGTH_AT + 1] << 8
-    ):
+    if len(header) != _TEXT_AT + header[_LENGTH_AT] + (header[_LENGTH_AT + 1] << 8):
         raise ValueError("its header is too long, or cut short")
     fields = ast.literal_eval(header[_TEXT_AT:].decode("latin1"))
     if not isinstance(fields, dict) or fields.keys() != {"descr", "fortran_order", "shape"}:
@@ -153,7 +151,7 @@ def _opened(buffer: Any) -> tuple[memoryview, _Layout]:
     if message.nbytes >= data:
         data += message[_LENGTH_AT] + (message[_LENGTH_AT + 1] << 8)
     # One copy of the header is checked and used: what is in the buffer may be changed by another process.
-    return message, _fits(message, _layout(bytes(message[: min(data, _HEADER_MAX + 1)])))
+    return message, _fits(message, _layout(bytes(message[: min(data, _HEADER_MAX)])))
 
 
 def _fits(message: memoryview, layout: _Layout) -> _Layout:
@@ -184,8 +182,6 @@ def decode_view(buffer: Any, /) -> "Array":
 def decode(buffer: Any, /) -> "Array":
     """The array in memory of its own, writable."""
     message, layout = _opened(buffer)
-    if not layout.elements:
-        return np.empty(layout.shape, layout.dtype)
     return np.ndarray(layout.shape, layout.dtype, message, layout.data, order=layout.order).copy("K")
 
 
