@@ -41,6 +41,8 @@ pub(crate) struct PyQueue {
     /// The record that the last lease of this handle used.
     pub(crate) near: AtomicUsize,
     pub(crate) leases: AtomicUsize,
+    /// When a lease last looked for those of the dead, in milliseconds; 0: never.
+    pub(crate) looked: AtomicUsize,
     sample: Mutex<Sample>,
 }
 
@@ -89,6 +91,7 @@ impl PyQueue {
             codec: OnceLock::new(),
             near: AtomicUsize::new(0),
             leases: AtomicUsize::new(0),
+            looked: AtomicUsize::new(0),
             sample: Mutex::new(Sample { at: Instant::now(), put: numbers.put, got: numbers.got }),
         }
     }

@@ -28,8 +28,10 @@ fn buried(text: String, kept: bool) -> String {
     text + if kept { "; it is kept in q.dead" } else { "; q.dead has no room for it" }
 }
 
-/// How often a consumer that never waits looks whether others died with messages on lease.
-const LOOK_EVERY: usize = 1024;
+/// A consumer that never waits looks at the clock after so many leases, and when this is long ago, whether others
+/// died with messages on lease.
+const LOOK_EVERY: usize = 16;
+const LOOK_AGAIN_MS: usize = 80;
 
 /// A small message as bytes.
 #[inline]
@@ -267,11 +269,19 @@ impl PyQueue {
         // With the GIL held: counted without a locked instruction.
         let count = self.leases.load(Ordering::Relaxed).wrapping_add(1);
         self.leases.store(count, Ordering::Relaxed);
-        if count.is_multiple_of(LOOK_EVERY) {
-            let me = self.handle.consumer()?;
-            self.handle.queue().redeliver(me, &Attempt::default())?;
+        // The first lease looks: it may be that of a worker started in the place of one that died.
+        if count % LOOK_EVERY == 1 { self.redeliver_now_and_then() } else { Ok(()) }
+    }
+
+    #[cold]
+    fn redeliver_now_and_then(&self) -> isthmus_core::error::Result<()> {
+        let now = isthmus_core::sys::clock::coarse_ms() as usize;
+        let last = self.looked.load(Ordering::Relaxed);
+        if last != 0 && now.wrapping_sub(last) < LOOK_AGAIN_MS {
+            return Ok(());
         }
-        Ok(())
+        self.looked.store(now, Ordering::Relaxed);
+        self.handle.queue().redeliver(self.handle.consumer()?, &Attempt::default())
     }
 
     /// What a message that was leased is for Python; a small one stands in `buffer`.
