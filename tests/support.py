@@ -23,6 +23,9 @@ PATIENCE = 30.0
 STALL = 3.0
 """Seconds without progress that count as a hang under load (the measure the design uses)."""
 
+HEADER = 12288
+"""Bytes of an object's file before what is its own: header and attachments."""
+
 Value = TypeVar("Value")
 
 
@@ -189,6 +192,20 @@ def run_python(code: str, *args: object, patience: float = PATIENCE) -> str:
 def object_files(namespace: Path) -> list[str]:
     """Names of the objects in a namespace directory: every file that does not start with a dot."""
     return sorted(entry.name for entry in namespace.iterdir() if not entry.name.startswith("."))
+
+
+def put_word(path: Path, offset: int, value: int, size: int = 8) -> None:
+    """Writes a number into a file."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(value.to_bytes(size, "little"))
+
+
+def get_word(path: Path, offset: int, size: int = 8) -> int:
+    """Reads a number from a file."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return int.from_bytes(file.read(size), "little")
 
 
 @contextlib.contextmanager
