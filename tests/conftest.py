@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ import pytest
 from support import Peer, object_files, peers
 
 _numbers = itertools.count(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background by a shell without job control. Children would inherit that Ctrl+C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _new_directory() -> Path:
