@@ -197,3 +197,12 @@ class NoSpaceError(IsthmusError, OSError):
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
         self.errno = errno.ENOSPC
+
+
+class WouldBlock(Exception):
+    """A call that was asked not to wait would have to; what for is in `on`. Never seen by users."""
+
+    def __init__(self, text: str, *, on: int = 0) -> None:
+        super().__init__(text)
+        self.on = on
+        self.sent = 0

@@ -6,6 +6,7 @@
 //! lock  wait                        mechanisms inside structures
 //! session                           what every handle is made of
 //! object                            files, lifetime
+//! bell                              event loops that wait, and how they are woken
 //! registry                          who is alive
 //! namespace  process                where, and fork
 //! memory (mapping | loom | crash)   words and bytes
@@ -13,6 +14,8 @@
 //! owner  error                      vocabulary
 //! ```
 
+#[cfg(not(loom))]
+pub mod bell;
 pub mod error;
 pub mod lock;
 pub mod memory;

@@ -10,9 +10,10 @@
 //! in between, to wait or to copy, they hold a [`Stay`], and the last one to leave gives the memory back. What
 //! outlives calls and looks at the memory (a view, a lease) counts itself by [`Session::keep`].
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::bell::Bell;
 use crate::error::{Death, Error, Result};
 use crate::memory::Peers;
 use crate::memory::mapping::Mapping;
@@ -20,6 +21,7 @@ use crate::object::Object;
 use crate::owner::Owner;
 use crate::process;
 use crate::registry::Registry;
+use crate::wait::WaitPoint;
 
 const NO_CELL: usize = usize::MAX;
 
@@ -52,6 +54,16 @@ pub struct Session {
     closed: AtomicBool,
     stays: AtomicUsize,
     keeps: AtomicUsize,
+    bells: Mutex<Vec<Rope>>,
+}
+
+/// An event loop that waits for the object, and the cell that says so.
+struct Rope {
+    bell: Weak<Bell>,
+    id: u64,
+    epoch: u64,
+    cell: usize,
+    token: u32,
 }
 
 /// Keeps the memory of a session mapped, closed or not.
@@ -96,6 +108,7 @@ impl Session {
             closed: AtomicBool::new(false),
             stays: AtomicUsize::new(0),
             keeps: AtomicUsize::new(0),
+            bells: Mutex::default(),
         };
         session.enter()?;
         Ok(session)
@@ -116,7 +129,37 @@ impl Session {
         let map = self.object.map();
         // SAFETY: the map lives as long as the object, page aligned, shared and writable; handles
         // hold the session beside the mapping.
-        unsafe { Mapping::new(map.ptr(), map.len()) }
+        let memory = unsafe { Mapping::new(map.ptr(), map.len()) };
+        // SAFETY: so does the namespace.
+        unsafe { memory.with_bells(self.object.namespace().directory()) }
+    }
+
+    /// The cell in which an event loop waits for this object, and what will be written into its FIFO. Cells of
+    /// loops that are gone are given back.
+    pub fn bell(&self, bell: &Arc<Bell>) -> Result<(usize, u32)> {
+        self.me()?;
+        let epoch = process::epoch();
+        let mut ropes = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rope) = ropes.iter().find(|rope| rope.id == bell.id() && rope.epoch == epoch) {
+            return Ok((rope.cell, rope.token));
+        }
+        ropes.retain(|rope| {
+            let alive = rope.epoch == epoch && rope.bell.upgrade().is_some_and(|bell| !bell.is_closed());
+            if !alive {
+                self.object.detach(rope.cell);
+            }
+            alive
+        });
+        let (cell, token) = self.object.attach_bell(bell)?;
+        ropes.push(Rope { bell: Arc::downgrade(bell), id: bell.id(), epoch, cell, token });
+        Ok((cell, token))
+    }
+
+    /// No task of an event loop waits at this point any more.
+    pub fn disarm(&self, point: WaitPoint, cell: usize) {
+        if !self.is_closed() && !self.object.shares_bit(cell) {
+            point.disarm(&self.memory(), cell);
+        }
     }
 
     /// What [`Session::me`] answers nearly always: the epoch and this process, if nothing has changed.
@@ -215,6 +258,11 @@ impl Session {
         Waiting { session: self, cell, consuming }
     }
 
+    /// Counts a task that begins or ends to wait, as [`Session::waiting`] counts threads.
+    pub fn count_waiting(&self, consuming: bool, begins: bool) {
+        self.object.count_waiting(self.cell.load(Ordering::Relaxed), consuming, begins);
+    }
+
     /// Detaches and lets go of the object, after a last look at its memory; `None` where that was done
     /// before. Threads that [`Stay`] find it closed when they look next.
     pub fn close<T>(&self, last_look: impl FnOnce() -> T) -> Option<T> {
@@ -228,6 +276,9 @@ impl Session {
         let cell = self.cell.swap(NO_CELL, Ordering::Relaxed);
         if mine && cell != NO_CELL {
             self.object.detach(cell);
+        }
+        for rope in self.bells.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            self.object.detach(rope.cell);
         }
         self.object.close();
         drop(stay);

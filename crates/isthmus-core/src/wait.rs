@@ -4,12 +4,13 @@
 //! ```text
 //!  63                32 31                 1  0
 //! +--------------------+--------------------+--+
-//! | reserved (bells)   | sequence           |S |
+//! | bells              | sequence           |S |
 //! +--------------------+--------------------+--+
 //! ```
 //! `S`: somebody may be asleep. Waiters set it, wakers clear it and raise the sequence in the same
 //! compare-and-swap, then wake one. The word is a hint and nothing else: it counts nobody, so nothing
-//! is left over from a process killed while it waited.
+//! is left over from a process killed while it waited. The bits of the upper half say the same of event loops,
+//! which are rung instead of woken (`bell.rs`); below, what is said of `S` and sleepers holds of them too.
 //!
 //! # Why no wake-up is lost
 //! SYNC(wait): a waiter sets `S` (full fence) and *then* looks at its condition again; a waker makes
@@ -32,7 +33,8 @@ use crate::memory::{Memory, Woken, pause};
 
 /// Somebody may be asleep.
 const SLEEPERS: u64 = 1;
-/// Adds one to the sequence without touching the upper half.
+/// Event loops may wait; see `bell.rs`.
+const BELLS: u64 = !LOW_HALF;
 const LOW_HALF: u64 = 0xffff_ffff;
 
 /// Longest sleep without a look at the condition and at signals. A look costs 20 to 50 us, so this is
@@ -64,12 +66,17 @@ impl WaitPoint {
         WaitPoint { at }
     }
 
+    /// Where its word is in the memory.
+    pub const fn offset(self) -> usize {
+        self.at
+    }
+
     /// Wakes one waiter if any may be asleep; no system call where nobody is.
     ///
     /// The caller must have passed a full fence since it made the condition true.
     #[inline]
     pub fn notify<M: Memory>(self, memory: &M) {
-        if memory.load(self.at) & SLEEPERS != 0 {
+        if memory.load(self.at) & (SLEEPERS | BELLS) != 0 {
             self.wake(memory, 1);
         }
     }
@@ -78,27 +85,54 @@ impl WaitPoint {
     /// shutdown, or where waiters wait for different things.
     #[inline]
     pub fn notify_all<M: Memory>(self, memory: &M) {
-        if memory.load(self.at) & SLEEPERS != 0 {
+        if memory.load(self.at) & (SLEEPERS | BELLS) != 0 {
             self.wake(memory, u32::MAX >> 1);
         }
     }
 
     #[cold]
     fn wake<M: Memory>(self, memory: &M, count: u32) {
-        let mut word = memory.load(self.at);
         loop {
-            let raised = (word & !LOW_HALF) | ((word & !SLEEPERS).wrapping_add(2) & LOW_HALF);
-            match memory.compare_exchange(self.at, word, raised) {
-                Ok(()) => break,
+            let word = memory.load(self.at);
+            let chosen = if count == 1 { one_of(word) } else { word & (SLEEPERS | BELLS) };
+            if chosen == 0 {
+                return;
+            }
+            let left = word & !chosen;
+            let raised = (left & BELLS) | (left.wrapping_add(2) & LOW_HALF);
+            if memory.compare_exchange(self.at, word, raised).is_err() {
+                continue;
+            }
+            let woken = chosen & SLEEPERS != 0 && memory.wake(self.at, count) > 0;
+            let rung = chosen & BELLS != 0 && memory.ring((chosen >> 32) as u32);
+            // Where nobody was there any more, the next one is woken.
+            if woken || rung {
+                return;
+            }
+        }
+    }
+
+    /// Says that the event loop of this cell waits here. The caller looks afterwards whether what it waits for has
+    /// come meanwhile.
+    pub fn arm<M: Memory>(self, memory: &M, cell: usize) {
+        // SYNC(wait): as for `S`.
+        memory.fetch_or(self.at, bell_bit(cell));
+    }
+
+    /// Takes back what [`WaitPoint::arm`] said.
+    pub fn disarm<M: Memory>(self, memory: &M, cell: usize) {
+        let mut word = memory.load(self.at);
+        while word & bell_bit(cell) != 0 {
+            match memory.compare_exchange(self.at, word, word & !bell_bit(cell)) {
+                Ok(()) => return,
                 Err(found) => word = found,
             }
         }
-        memory.wake(self.at, count);
     }
 
-    /// True where somebody may be asleep here.
-    pub fn has_sleepers<M: Memory>(self, memory: &M) -> bool {
-        memory.load(self.at) & SLEEPERS != 0
+    /// True where somebody may wait here.
+    pub fn has_waiters<M: Memory>(self, memory: &M) -> bool {
+        memory.load(self.at) & (SLEEPERS | BELLS) != 0
     }
 
     /// Sleeps at most `limit` unless `ready` holds.
@@ -115,6 +149,28 @@ impl WaitPoint {
         }
         woken
     }
+}
+
+/// The bit of an event loop in a wait point.
+const fn bell_bit(cell: usize) -> u64 {
+    1 << (32 + cell % 32)
+}
+
+/// Who may wait at a wait point: 32 bells, and sleepers.
+const PLACES: u64 = 33;
+
+/// One of those who wait, each in turn: sleepers and every bell are equals.
+fn one_of(word: u64) -> u64 {
+    let bells = word >> 32;
+    if bells == 0 {
+        return word & SLEEPERS;
+    }
+
+    let places = bells | (word & SLEEPERS) << 32;
+    let start = (word >> 1) % PLACES;
+    let turned = places >> start | places << (PLACES - start);
+    let place = (u64::from(turned.trailing_zeros()) + start) % PLACES;
+    if place == 32 { SLEEPERS } else { 1 << (32 + place) }
 }
 
 /// How long to spin before sleeping, learned from how long the last waits took.

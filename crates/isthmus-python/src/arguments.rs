@@ -18,6 +18,31 @@ pub(crate) enum Timeout {
     Never,
     Try,
     Until(Instant),
+    /// Does not wait: raises `WouldBlock`, which says what to wait for. For event loops.
+    Ask,
+    /// As a try, but does not wait for a lock that another process is in the middle of, either.
+    Last,
+}
+
+/// What event loops give in place of seconds.
+#[pyclass(name = "Ask", module = "isthmus._core", frozen)]
+pub(crate) struct PyAsk(Timeout);
+
+impl PyAsk {
+    pub(crate) fn both(py: Python<'_>) -> PyResult<[Py<PyAsk>; 2]> {
+        Ok([Py::new(py, PyAsk(Timeout::Ask))?, Py::new(py, PyAsk(Timeout::Last))?])
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for Timeout {
+    type Error = PyErr;
+
+    fn extract(object: pyo3::Borrowed<'_, 'py, PyAny>) -> PyResult<Timeout> {
+        if let Ok(ask) = object.cast::<PyAsk>() {
+            return Ok(ask.get().0);
+        }
+        Timeout::new(Some(object.extract()?))
+    }
 }
 
 impl Timeout {
@@ -50,7 +75,7 @@ impl Timeout {
     pub(crate) fn deadline(self) -> Option<Instant> {
         match self {
             Timeout::Never => None,
-            Timeout::Try => Some(Instant::now()),
+            Timeout::Try | Timeout::Ask | Timeout::Last => Some(Instant::now()),
             Timeout::Until(deadline) => Some(deadline),
         }
     }

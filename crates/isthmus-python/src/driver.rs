@@ -11,7 +11,7 @@ use isthmus_core::wait::Waited;
 use pyo3::prelude::*;
 
 use crate::arguments::Timeout;
-use crate::errors::OrRaise;
+use crate::errors::{OrRaise, number, raise};
 
 /// Looks at a condition before the GIL is given up; about 2 us, less than giving it up and getting it back
 /// costs when other threads want it.
@@ -67,6 +67,12 @@ pub(crate) fn drive_from<T>(
     on: On,
     step: impl FnMut(Owner, &Attempt) -> Result<Step<T>>,
 ) -> PyResult<std::result::Result<T, On>> {
+    if matches!(timeout, Timeout::Ask) {
+        if on == On::Messages {
+            handle.check_end().or_raise(py)?;
+        }
+        return Err(raise(py, "WouldBlock", "this would have to wait", &[("on", number(py, on.code()))]));
+    }
     let _stay = handle.session().stay().or_raise(py)?;
     let mut attempt = Attempt::default();
     let ended = drive_on(py, handle, end, timeout, on, &mut attempt, step);
@@ -92,7 +98,8 @@ fn drive_on<T>(
 ) -> PyResult<std::result::Result<T, On>> {
     let queue = handle.queue();
     let deadline = timeout.deadline();
-    let lock_deadline = deadline.map(|deadline| deadline.max(Instant::now() + LOCK_GRACE));
+    let grace = if matches!(timeout, Timeout::Last) { Duration::ZERO } else { LOCK_GRACE };
+    let lock_deadline = deadline.map(|deadline| deadline.max(Instant::now() + grace));
     let mut last = false;
     loop {
         if on == On::Messages {

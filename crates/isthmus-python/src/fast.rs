@@ -18,6 +18,7 @@ use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
+use crate::arguments::PyAsk;
 use crate::driver::look_briefly;
 use crate::lease::PyLease;
 use crate::mutex::PyMutex;
@@ -37,6 +38,9 @@ struct Fast {
     function: Function,
     whole: AtomicPtr<PyObject>,
 }
+
+/// What event loops give in place of seconds; the module keeps it alive.
+static ASK: AtomicPtr<PyObject> = AtomicPtr::new(std::ptr::null_mut());
 
 static PUT: Fast = Fast::new(c"put", put);
 static GET: Fast = Fast::new(c"get", get);
@@ -119,7 +123,8 @@ impl Fast {
 }
 
 /// Installs all of them; once, when the module is made.
-pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
+pub(crate) fn install(py: Python<'_>, ask: &Py<PyAsk>) -> PyResult<()> {
+    ASK.store(ask.clone_ref(py).into_ptr(), Ordering::Relaxed);
     let (queue, mutex) = (py.get_type::<PyQueue>(), py.get_type::<PyMutex>());
     let leases = py.get_type::<PyLease>();
     PUT.install(&queue)?;
@@ -156,12 +161,13 @@ unsafe fn usual(
     }
 }
 
-/// None, or a float that is not negative; anything else is PyO3's.
+/// None, a float that is not negative, or `ASK`; anything else is PyO3's.
 unsafe fn is_timeout(value: *mut PyObject) -> bool {
     // SAFETY: a borrowed reference to a live object, with the GIL; the type is checked first.
     unsafe {
         value == ffi::Py_None()
             || (ffi::PyFloat_CheckExact(value) != 0 && ffi::PyFloat_AsDouble(value) >= 0.0)
+            || value == ASK.load(Ordering::Relaxed)
     }
 }
 

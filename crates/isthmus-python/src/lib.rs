@@ -17,6 +17,7 @@ mod receiving;
 mod reservation;
 mod sending;
 mod value;
+mod waits;
 
 /// The native half of isthmus; use the names in `isthmus` instead.
 #[pymodule]
@@ -37,10 +38,15 @@ mod _core {
     use crate::reservation::PyReservation;
     #[pymodule_export]
     use crate::value::PyValue;
+    #[pymodule_export]
+    use crate::waits::{PyBell, PyWait};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        crate::fast::install(module.py())?;
+        let [ask, last] = crate::arguments::PyAsk::both(module.py())?;
+        crate::fast::install(module.py(), &ask)?;
+        module.add("ASK", ask)?;
+        module.add("LAST", last)?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -14,7 +14,7 @@ use pyo3::types::PyString;
 
 use crate::arguments::{Timeout, mode, namespace};
 use crate::driver::look_briefly;
-use crate::errors::{OrRaise, death_fields, raise};
+use crate::errors::{OrRaise, death_fields, number, raise};
 
 /// A lock between processes that says when its owner was killed.
 ///
@@ -49,10 +49,18 @@ impl PyMutex {
 
     /// Takes the mutex, free or (with `recover`) poisoned.
     #[cold]
-    fn take(&self, py: Python<'_>, timeout: Timeout, recover: bool) -> PyResult<Taken> {
+    fn take(
+        &self,
+        py: Python<'_>,
+        context: Option<u32>,
+        timeout: Timeout,
+        recover: bool,
+        waited: bool,
+    ) -> PyResult<Taken> {
         let _stay = self.handle.session().stay().or_raise(py)?;
         let mut slices = Slices::default();
-        let taken = self.take_on(py, timeout, recover, &mut slices);
+        slices.slept = waited;
+        let taken = self.take_on(py, context, timeout, recover, &mut slices);
         if !matches!(taken, Ok(Taken::Clean | Taken::Repair(_))) {
             self.handle.mutex().leave(&slices);
         }
@@ -62,6 +70,7 @@ impl PyMutex {
     fn take_on(
         &self,
         py: Python<'_>,
+        context: Option<u32>,
         timeout: Timeout,
         recover: bool,
         slices: &mut Slices,
@@ -69,7 +78,7 @@ impl PyMutex {
         let deadline = timeout.deadline();
         let mut last = false;
         loop {
-            let me = self.handle.session().me_here().or_raise(py)?;
+            let me = self.me(py, context)?;
             let mutex = self.handle.mutex();
             let held = if recover {
                 match self.handle.try_recover(me, slices) {
@@ -88,6 +97,9 @@ impl PyMutex {
                 let text = "this thread holds the mutex already: acquiring it again would never end";
                 return Err(raise(py, "DeadlockError", text, &[]));
             }
+            if matches!(timeout, Timeout::Ask) {
+                return Err(raise(py, "WouldBlock", "this would have to wait", &[("on", number(py, 0))]));
+            }
             if look_briefly(|| mutex.may_go_on()) {
                 continue;
             }
@@ -105,6 +117,16 @@ impl PyMutex {
         }
     }
 
+    /// The calling thread, or a task of this process.
+    fn me(&self, py: Python<'_>, context: Option<u32>) -> PyResult<Owner> {
+        let session = self.handle.session();
+        match context {
+            None => session.me_here(),
+            Some(context) => session.me().map(|me| me.with_context(context)),
+        }
+        .or_raise(py)
+    }
+
     #[inline]
     fn acquire_within(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         Timeout::check(timeout)?;
@@ -112,7 +134,8 @@ impl PyMutex {
         if self.handle.try_acquire(me, &Slices::default()) == Found::Acquired {
             return Ok(true);
         }
-        Ok(!matches!(self.take(py, Timeout::new(timeout)?, self.recovers)?, Taken::TimedOut))
+        let timeout = Timeout::new(timeout)?;
+        Ok(!matches!(self.take(py, None, timeout, self.recovers, false)?, Taken::TimedOut))
     }
 }
 
@@ -190,10 +213,31 @@ impl PyMutex {
         }
     }
 
-    /// Takes a mutex for repair: None where it was healthy, else pid and time of the death.
-    #[pyo3(signature = (timeout = None))]
-    fn _recover(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
-        match self.take(py, Timeout::new(timeout)?, true)? {
+    /// As `acquire`, for a task that says who it is, and whether it has waited already.
+    fn _acquire_as(&self, py: Python<'_>, context: u32, waited: bool, timeout: Timeout) -> PyResult<bool> {
+        Ok(!matches!(self.take(py, Some(context), timeout, self.recovers, waited)?, Taken::TimedOut))
+    }
+
+    /// As `release`, for a task.
+    fn _release_as(&self, py: Python<'_>, context: u32) -> PyResult<()> {
+        self.handle.mutex().release(self.me(py, Some(context))?).or_raise(py)
+    }
+
+    /// Whether a task holds it.
+    fn _held_by(&self, py: Python<'_>, context: u32) -> PyResult<bool> {
+        Ok(self.handle.mutex().owner() == self.me(py, Some(context))?)
+    }
+
+    /// Takes a mutex for repair, for this thread or a task: None where it was healthy, else who died when.
+    #[pyo3(signature = (timeout = None, *, context = None, waited = false))]
+    fn _recover(
+        &self,
+        py: Python<'_>,
+        timeout: Option<Timeout>,
+        context: Option<u32>,
+        waited: bool,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        match self.take(py, context, timeout.unwrap_or(Timeout::Never), true, waited)? {
             Taken::Clean => Ok(None),
             Taken::Repair(death) => Ok(Some(self.owner_died(py, death).into_value(py).into_any())),
             Taken::TimedOut => Err(raise(py, "Timeout", "the mutex was held all the time", &[])),
@@ -201,8 +245,9 @@ impl PyMutex {
     }
 
     /// Ends a repair: the mutex is healthy again, or poisoned as before.
-    fn _recovered(&self, py: Python<'_>, healthy: bool) -> PyResult<()> {
-        let me = self.handle.session().me_here().or_raise(py)?;
+    #[pyo3(signature = (healthy, *, context = None))]
+    fn _recovered(&self, py: Python<'_>, healthy: bool, context: Option<u32>) -> PyResult<()> {
+        let me = self.me(py, context)?;
         let mutex = self.handle.mutex();
         if mutex.owner() != me {
             return Ok(());

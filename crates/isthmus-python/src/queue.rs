@@ -194,12 +194,11 @@ impl PyQueue {
         &self,
         py: Python<'_>,
         message: &Bound<'_, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Timeout>,
         priority: i64,
         until: Option<&str>,
     ) -> PyResult<()> {
-        let timeout = Timeout::new(timeout)?;
-        let level = self.level(priority)?;
+        let timeout = timeout.unwrap_or(Timeout::Never);
         let done = match until {
             None => None,
             Some("received") => Some(false),
@@ -210,12 +209,27 @@ impl PyQueue {
                 )));
             }
         };
+        let (level, position) = self.post(py, message, priority, timeout)?;
+        done.map_or(Ok(()), |done| self.wait_for(py, level, position, done, timeout))
+    }
+
+    /// Puts a message; level and position under which its fate can be asked for.
+    #[pyo3(name = "_post")]
+    fn post(
+        &self,
+        py: Python<'_>,
+        message: &Bound<'_, PyAny>,
+        priority: i64,
+        timeout: Timeout,
+    ) -> PyResult<(u8, u64)> {
+        let level = self.level(priority)?;
         let parts = Parts::new(self.codec(), message)?;
-        let position = self.put_parts(py, level, &parts, timeout)?;
-        match done {
-            Some(done) => self.wait_for(py, level, position, done, timeout),
-            None => Ok(()),
-        }
+        Ok((level, self.put_parts(py, level, &parts, timeout)?))
+    }
+
+    /// What has become of a message: `Undelivered`, or `Timeout` where nothing has.
+    fn _fate(&self, py: Python<'_>, level: u8, position: u64, done: bool) -> PyResult<()> {
+        self.wait_for(py, level, position, done, Timeout::Try)
     }
 
     /// Takes the next message.
@@ -225,8 +239,8 @@ impl PyQueue {
     /// `ends_with_producers` was killed, `InvalidMessage` when it cannot be decoded (it is kept in `q.dead`),
     /// `ClosedError`.
     #[pyo3(signature = (timeout = None))]
-    pub(crate) fn get<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
-        PyQueue::get_message(slf, Timeout::new(timeout)?)
+    pub(crate) fn get<'py>(slf: &Bound<'py, Self>, timeout: Option<Timeout>) -> PyResult<Bound<'py, PyAny>> {
+        PyQueue::get_message(slf, timeout.unwrap_or(Timeout::Never))
     }
 
     /// Takes the next message and leaves it where it is.
@@ -238,11 +252,11 @@ impl PyQueue {
     #[pyo3(signature = (timeout = None, *, writable = false))]
     fn get_view<'py>(
         slf: &Bound<'py, Self>,
-        timeout: Option<f64>,
+        timeout: Option<Timeout>,
         writable: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let mut buffer = [MaybeUninit::<u8>::uninit(); INLINE_MAX];
-        let taken = slf.get().take(slf.py(), Timeout::new(timeout)?, &mut buffer)?;
+        let taken = slf.get().take(slf.py(), timeout.unwrap_or(Timeout::Never), &mut buffer)?;
         PyQueue::open_view(slf, &taken, &buffer, writable)
     }
 
@@ -254,19 +268,25 @@ impl PyQueue {
     /// the queue's memory, as with `get_view`. Waits and raises as `get` does, and `Empty` also where
     /// all leases of the queue are in use.
     #[pyo3(signature = (timeout = None, *, view = false))]
-    fn lease(slf: &Bound<'_, Self>, timeout: Option<f64>, view: bool) -> PyResult<PyLease> {
-        PyQueue::take_lease(slf, Timeout::new(timeout)?, view)
+    fn lease(slf: &Bound<'_, Self>, timeout: Option<Timeout>, view: bool) -> PyResult<PyLease> {
+        PyQueue::take_lease(slf, timeout.unwrap_or(Timeout::Never), view)
     }
 
-    /// Memory for a message of `length` bytes.
+    /// Memory for a message of `length` bytes; `timeout` is for this and again for putting it, unless `within` says
+    /// otherwise for this.
+    #[pyo3(signature = (length, timeout, priority, within = None))]
     fn _reserve(
         slf: &Bound<'_, Self>,
         length: i64,
         timeout: Option<f64>,
         priority: i64,
+        within: Option<Timeout>,
     ) -> PyResult<PyReservation> {
         let (py, this) = (slf.py(), slf.get());
-        let until = Timeout::new(timeout)?;
+        let until = match within {
+            Some(within) => within,
+            None => Timeout::new(timeout)?,
+        };
         let level = this.level(priority)?;
         let Ok(length) = usize::try_from(length) else {
             return Err(PyValueError::new_err(format!("size is {length}: it takes bytes, 0 or more")));
@@ -290,10 +310,10 @@ impl PyQueue {
         &self,
         py: Python<'_>,
         messages: &Bound<'_, PyAny>,
-        timeout: Option<f64>,
+        timeout: Option<Timeout>,
         priority: i64,
     ) -> PyResult<usize> {
-        batch::put_many(self, py, messages, Timeout::new(timeout)?, self.level(priority)?)
+        batch::put_many(self, py, messages, timeout.unwrap_or(Timeout::Never), self.level(priority)?)
     }
 
     /// Takes up to `limit` messages, at least one; far cheaper than one by one.
@@ -304,12 +324,12 @@ impl PyQueue {
     fn get_many<'py>(
         slf: &Bound<'py, Self>,
         limit: i64,
-        timeout: Option<f64>,
+        timeout: Option<Timeout>,
     ) -> PyResult<Bound<'py, PyList>> {
         let Some(limit) = usize::try_from(limit).ok().filter(|limit| *limit > 0) else {
             return Err(PyValueError::new_err(format!("limit is {limit}: it takes 1 or more messages")));
         };
-        batch::get_many(slf, limit, Timeout::new(timeout)?)
+        batch::get_many(slf, limit, timeout.unwrap_or(Timeout::Never))
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {

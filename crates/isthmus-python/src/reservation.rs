@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyMemoryView;
 
 use crate::arguments::Timeout;
+use crate::errors::is;
 use crate::hold::{Hold, Private};
 use crate::queue::PyQueue;
 use crate::receiving::copy;
@@ -110,28 +111,34 @@ impl PyReservation {
 impl PyReservation {
     /// Puts the message. What was reserved must not be written any more.
     fn put(&self, py: Python<'_>) -> PyResult<()> {
+        self.put_within(py, Timeout::new(self.timeout)?)
+    }
+
+    /// As `put`; with a timeout of its own.
+    #[pyo3(name = "_put")]
+    fn put_within(&self, py: Python<'_>, timeout: Timeout) -> PyResult<()> {
         if !self.settle(PUT) {
             return if self.epoch == process::epoch() { self.check_open() } else { Ok(()) };
         }
         let queue = self.queue.get();
-        let timeout = Timeout::new(self.timeout)?;
         self.withdraw(py);
         let length = self.length.load(Ordering::Acquire);
         let put = match &self.source {
             Source::Shared(hold) => {
                 let put = queue.put_run(py, self.level, hold.run(), length, timeout);
-                if put.is_ok() {
-                    hold.forget();
-                } else {
-                    self.give_back(hold);
+                match &put {
+                    Ok(_) => hold.forget(),
+                    Err(error) if is(py, error, "WouldBlock") => {}
+                    Err(_) => self.give_back(hold),
                 }
                 put
             }
             Source::Private(bytes) => copy(py, bytes.start(), length)
                 .and_then(|message| queue.put_small(py, self.level, message.as_bytes(), timeout)),
         };
-        if put.is_err() {
-            self.state.store(CANCELLED, Ordering::Release);
+        if let Err(error) = &put {
+            let state = if is(py, error, "WouldBlock") { OPEN } else { CANCELLED };
+            self.state.store(state, Ordering::Release);
         }
         put.map(drop)
     }

@@ -25,6 +25,7 @@ pub struct Crashing {
     words: Rc<[Cell<u64>]>,
     left: Rc<Cell<Option<usize>>>,
     gone: Rc<Cell<bool>>,
+    rung: Rc<Cell<u32>>,
 }
 
 impl Crashing {
@@ -34,17 +35,33 @@ impl Crashing {
             words: vec![Cell::new(0); size.div_ceil(8)].into(),
             left: Rc::default(),
             gone: Rc::default(),
+            rung: Rc::default(),
         }
+    }
+
+    /// Bells rung on this memory since the last call, by whichever process.
+    pub fn take_rung(&self) -> u32 {
+        self.rung.take()
     }
 
     /// Another process on the same memory.
     pub fn process(&self) -> Crashing {
-        Crashing { words: Rc::clone(&self.words), left: Rc::default(), gone: Rc::default() }
+        Crashing {
+            words: Rc::clone(&self.words),
+            left: Rc::default(),
+            gone: Rc::default(),
+            rung: Rc::clone(&self.rung),
+        }
     }
 
     /// A copy of the memory as it is now, with its first process.
     pub fn fork_memory(&self) -> Crashing {
-        Crashing { words: self.words.iter().cloned().collect(), left: Rc::default(), gone: Rc::default() }
+        Crashing {
+            words: self.words.iter().cloned().collect(),
+            left: Rc::default(),
+            gone: Rc::default(),
+            rung: Rc::default(),
+        }
     }
 
     /// Kills this process at its `n`-th store from now (1 is the next one): that store and all
@@ -151,6 +168,14 @@ impl Memory for Crashing {
 
     fn wake(&self, _at: usize, _count: u32) -> u32 {
         0
+    }
+
+    fn ring(&self, bits: u32) -> bool {
+        // As for sleepers: the test looks whether somebody would have been woken.
+        if !self.gone.get() {
+            self.rung.set(self.rung.get() | bits);
+        }
+        true
     }
 }
 

@@ -14,7 +14,8 @@ use super::{Memory, Woken};
 
 struct Shared {
     words: Vec<AtomicU64>,
-    kernel: Mutex<()>,
+    /// Bits of bells rung and not yet heard.
+    kernel: Mutex<u32>,
     sleepers: Condvar,
 }
 
@@ -27,9 +28,18 @@ impl Loom {
     pub fn new(size: usize) -> Loom {
         Loom(Arc::new(Shared {
             words: (0..size.div_ceil(8)).map(|_| AtomicU64::new(0)).collect(),
-            kernel: Mutex::new(()),
+            kernel: Mutex::new(0),
             sleepers: Condvar::new(),
         }))
+    }
+
+    /// What an event loop does: waits until its bell is rung.
+    pub fn hear(&self, bit: u32) {
+        let mut kernel = self.0.kernel.lock().expect("no panics inside");
+        while *kernel & bit == 0 {
+            kernel = self.0.sleepers.wait(kernel).expect("no panics inside");
+        }
+        *kernel &= !bit;
     }
 }
 
@@ -101,5 +111,11 @@ impl Memory for Loom {
         // One condition variable serves all words, so all must look again.
         self.0.sleepers.notify_all();
         1
+    }
+
+    fn ring(&self, bits: u32) -> bool {
+        *self.0.kernel.lock().expect("no panics inside") |= bits;
+        self.0.sleepers.notify_all();
+        true
     }
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Memory, Woken};
+use crate::bell;
+use crate::sys::file::File;
 use crate::sys::futex;
 
 /// A view of a shared mapping. Holds no lifetime of its own: whoever makes one keeps the mapping.
@@ -12,6 +14,8 @@ use crate::sys::futex;
 pub struct Mapping {
     base: *mut u8,
     size: usize,
+    /// The directory of the namespace, where bells are; null where nobody can wait.
+    directory: *const File,
 }
 
 // SAFETY: every access goes through atomics or raw copies of bytes; other processes write to the
@@ -25,7 +29,16 @@ impl Mapping {
     /// `base` must be aligned to 8 and point to `size` bytes of readable, writable, shared memory
     /// that stays mapped as long as this value or any copy of it is used.
     pub const unsafe fn new(base: *mut u8, size: usize) -> Mapping {
-        Mapping { base, size }
+        Mapping { base, size, directory: std::ptr::null() }
+    }
+
+    /// The same memory as one who can ring the bells of a namespace.
+    ///
+    /// # Safety
+    /// `directory` must live as long as this value or any copy of it is used.
+    #[must_use]
+    pub const unsafe fn with_bells(self, directory: *const File) -> Mapping {
+        Mapping { directory, ..self }
     }
 
     /// Address of a byte range, for views; checked against the mapping.
@@ -109,6 +122,11 @@ impl Memory for Mapping {
 
     fn wake(&self, at: usize, count: u32) -> u32 {
         futex::wake(self.word(at), count)
+    }
+
+    fn ring(&self, bits: u32) -> bool {
+        // SAFETY: null, or alive as `with_bells` asks.
+        unsafe { self.directory.as_ref() }.is_some_and(|directory| bell::ring(self, directory, bits))
     }
 }
 

@@ -45,6 +45,8 @@ pub trait Memory {
     fn sleep(&self, at: usize, expected: u32, limit: Duration) -> Woken;
     /// Wakes up to `count` sleepers; returns how many woke.
     fn wake(&self, at: usize, count: u32) -> u32;
+    /// Rings the event loops behind these bits of a wait point (see `bell.rs`); false where none is there.
+    fn ring(&self, bits: u32) -> bool;
 }
 
 /// What a structure must know about the processes that share it.

@@ -17,7 +17,7 @@ use crate::session::Session;
 use crate::wait::{Spin, Waited};
 
 /// Layout version.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// An open mutex.
 pub struct MutexHandle {

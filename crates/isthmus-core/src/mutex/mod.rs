@@ -6,7 +6,10 @@
 //!    8  dead        owner that the record is about         whoever proves a death
 //!   16  pid         its process id                         the same
 //!   24  since       when it was noticed, ns since 1970     the same
+//!   32  bells       wait point of event loops (`bell.rs`); threads sleep on the word itself
 //! ```
+//! An event loop sets its bit in `bells` first and W in the word next; whoever finds W wakes a thread and rings
+//! a loop, so both compete for the mutex as two threads would.
 //!
 //! # States of the word
 //! | word | meaning | acquire |
@@ -41,11 +44,12 @@ use crate::error::{Death, Error, Result};
 use crate::lock::{Lock, Rest, Slices};
 use crate::memory::{Memory, Peers};
 use crate::owner::{FLAGS, Owner, POISONED, RECOVERING, WAITERS};
-use crate::wait::{Spin, Waited};
+use crate::wait::{Spin, WaitPoint, Waited};
 
 const DEAD: usize = 8;
 const PID: usize = 16;
 const SINCE: usize = 24;
+const BELLS: usize = 32;
 /// Bytes of the body.
 pub const BODY_SIZE: usize = 64;
 
@@ -66,13 +70,14 @@ pub struct Mutex<M, P> {
     peers: P,
     at: usize,
     lock: Lock,
+    bells: WaitPoint,
 }
 
 impl<M: Memory, P: Peers> Mutex<M, P> {
     /// The mutex whose body begins at `at`.
     pub fn new(memory: M, peers: P, at: usize) -> Mutex<M, P> {
         assert!(at + BODY_SIZE <= memory.size(), "the body must lie inside the memory");
-        Mutex { memory, peers, at, lock: Lock::new(at) }
+        Mutex { memory, peers, at, lock: Lock::new(at), bells: WaitPoint::new(at + BELLS) }
     }
 
     fn word(&self) -> u64 {
@@ -149,8 +154,43 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
     /// The caller gives up: a wake-up it may have swallowed goes to the next one.
     pub fn leave(&self, slices: &Slices) {
         if slices.slept {
-            self.lock.pass_on(&self.memory);
+            self.pass_on();
         }
+    }
+
+    /// A wake-up that was not used goes to the next one.
+    pub fn pass_on(&self) {
+        self.lock.pass_on(&self.memory);
+        if self.may_go_on() {
+            self.bells.notify(&self.memory);
+        }
+    }
+
+    /// Where event loops wait.
+    pub fn bells(&self) -> WaitPoint {
+        self.bells
+    }
+
+    /// Says that the event loop of this cell waits; true where it need not.
+    pub fn arm(&self, cell: usize) -> bool {
+        self.bells.arm(&self.memory, cell);
+        loop {
+            let word = self.word();
+            if word == 0 || word & (POISONED | RECOVERING) == POISONED {
+                return true;
+            }
+            // SYNC(wait): whoever takes the word away with W in it sees the bit set before.
+            if word & WAITERS != 0 || self.memory.compare_exchange(self.at, word, word | WAITERS).is_ok() {
+                return false;
+            }
+        }
+    }
+
+    /// What a waiter does after each slice: takes the proof of life again, and looks whether the owner lives.
+    pub fn look_after(&self) -> Result<()> {
+        self.peers.relock()?;
+        self.check_owner();
+        Ok(())
     }
 
     /// Marks the mutex at once if its owner is dead: for callers that do not wait.
@@ -170,6 +210,7 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
         if marked {
             // Everyone who waits for the dead must hear of it.
             self.memory.wake(self.at, u32::MAX >> 1);
+            self.bells.notify_all(&self.memory);
         }
         marked
     }
@@ -204,8 +245,12 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
             }
             // Only the flag W can change under us.
             if self.memory.compare_exchange(self.at, word, to).is_ok() {
-                if word & FLAGS != 0 {
-                    self.memory.wake(self.at, if to == 0 { 1 } else { u32::MAX >> 1 });
+                if word & FLAGS != 0 && to == 0 {
+                    self.memory.wake(self.at, 1);
+                    self.bells.notify(&self.memory);
+                } else if word & FLAGS != 0 {
+                    self.memory.wake(self.at, u32::MAX >> 1);
+                    self.bells.notify_all(&self.memory);
                 }
                 return Ok(());
             }

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::Object;
-use super::header::{CELLS, cell};
+use super::header::{BELL, CELLS, cell};
+use crate::bell::{BITS, Bell};
 use crate::error::{Error, Result};
 use crate::owner::Owner;
 
@@ -34,6 +35,23 @@ impl Object {
             size: CELLS as u64 + 1,
             limit: CELLS as u64,
         })
+    }
+
+    /// Takes a cell for an event loop; it says which FIFO to ring, and what to write into it.
+    pub(crate) fn attach_bell(&self, bell: &Bell) -> Result<(usize, u32)> {
+        let index = self.attach()?;
+        let token = bell.next_token();
+        self.map().word(cell(index, 2)).store(u64::from(token), Ordering::Release);
+        self.map().word(cell(index, 3)).store(bell.id(), Ordering::Release);
+        // SYNC(bell): whoever sees the role sees the two before it.
+        self.map().word(cell(index, 1)).store(BELL, Ordering::Release);
+        Ok((index, token))
+    }
+
+    /// Whether the bit of a bell's cell in wait points stands for other bells as well.
+    pub(crate) fn shares_bit(&self, index: usize) -> bool {
+        let others = (index % BITS..CELLS).step_by(BITS).filter(|other| *other != index);
+        others.into_iter().any(|other| self.map().word(cell(other, 1)).load(Ordering::Acquire) == BELL)
     }
 
     /// Gives a cell back. Does nothing if the cell is not this process's: in a forked child it is the
@@ -68,11 +86,11 @@ impl Object {
         }
     }
 
-    /// All cells in use, dead owners included: (index, owner, roles).
+    /// All cells in use by handles, dead owners included: (index, owner, roles).
     pub fn attachments(&self) -> Vec<(usize, Owner, u64)> {
         let read = |index: usize, word: usize| self.map().word(cell(index, word)).load(Ordering::Acquire);
         let cells = (0..CELLS).map(|index| (index, Owner::from_word(read(index, 0)), read(index, 1)));
-        cells.filter(|(_, owner, _)| !owner.is_none()).collect()
+        cells.filter(|(_, owner, roles)| !owner.is_none() && *roles != BELL).collect()
     }
 
     /// Counts a thread of this process that begins (1) or ends (-1) to wait, on the side of producers or

@@ -14,7 +14,9 @@
 //! offset 4096    attachment table, 256 cells of 32 bytes
 //!   +0x00 owner      Owner word of a process, 0 free       compare-and-swap by whoever takes the cell
 //!   +0x08 roles      bits, meaning given by the kind       the owner of the cell
-//!   +0x10, +0x18     of the kind                           the owner of the cell
+//!   +0x10 waiting    threads that wait as producers and (high half) as consumers    the owner of the cell
+//!   +0x18            0                                      the owner of the cell
+//!                  or, with role BELL: token and bell, see `bell.rs`
 //! offset 12288   body, laid out by the kind
 //! ```
 //!
@@ -63,6 +65,9 @@ pub fn kind_name(kind: u32) -> String {
         other => format!("an object of unknown kind {other}"),
     }
 }
+
+/// Role of a cell that is an event loop's, see `bell.rs`; no other role goes with it.
+pub const BELL: u64 = 1 << 63;
 
 /// Offset of a word (0 to 3) of a cell of the attachment table.
 pub const fn cell(index: usize, word: usize) -> usize {

@@ -113,6 +113,7 @@ impl Namespace {
                 removed.push(name);
             }
         }
+        self.sweep_bells();
         Ok(removed)
     }
 

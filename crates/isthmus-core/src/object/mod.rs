@@ -12,7 +12,7 @@ mod remove;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use header::{BODY, CELLS, MUTEX, QUEUE, VALUE, cell, kind_name};
+pub use header::{BELL, BODY, CELLS, MUTEX, QUEUE, VALUE, cell, kind_name};
 pub use list::{Listing, inspect};
 
 use crate::error::{Error, Result};

@@ -17,7 +17,7 @@ use crate::sys::map::Map;
 use crate::wait::{Spin, Waited};
 
 /// Layout version.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Role of an attachment: has put a message.
 pub const PRODUCER: u64 = 1;
 /// Role of an attachment: has asked for a message.

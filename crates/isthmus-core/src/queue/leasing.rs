@@ -230,7 +230,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     fn after_end(&self) {
         self.progress.notify_all(&self.memory);
         // Those who wait for a message of a queue that has ended wait for the last lease.
-        if self.messages.has_sleepers(&self.memory) && self.flags() & SHUT != 0 {
+        if self.messages.has_waiters(&self.memory) && self.flags() & SHUT != 0 {
             self.messages.notify_all(&self.memory);
         }
     }

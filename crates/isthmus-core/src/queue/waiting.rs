@@ -116,7 +116,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
     }
 
     /// Looks for room the way a producer does; used once between announcing a sleep and sleeping.
-    fn room_for(&self, me: Owner, on: On) -> bool {
+    pub(super) fn room_for(&self, me: Owner, on: On) -> bool {
         match on {
             On::BlockSpace(need) => {
                 if self.is_ready(on) {

@@ -162,7 +162,7 @@ impl Drop for File {
     }
 }
 
-fn c_string(path: &Path) -> Result<CString> {
+pub(super) fn c_string(path: &Path) -> Result<CString> {
     CString::new(path.as_os_str().as_bytes())
         .map_err(|_| Error::Invalid(format!("{} contains a zero byte", path.display())))
 }
@@ -177,7 +177,7 @@ fn stat(fd: i32) -> Result<Stat> {
     Ok(Stat::from(unsafe { raw.assume_init() }))
 }
 
-fn errno() -> i32 {
+pub(super) fn errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 

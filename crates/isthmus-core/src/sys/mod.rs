@@ -3,6 +3,8 @@
 #[cfg(not(loom))]
 pub mod clock;
 #[cfg(not(loom))]
+pub mod fifo;
+#[cfg(not(loom))]
 pub mod file;
 pub mod futex;
 #[cfg(not(loom))]

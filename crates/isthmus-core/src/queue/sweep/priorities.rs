@@ -107,7 +107,7 @@ fn what_a_shortened_message_does_not_need_is_free_at_once() {
     let (_world, queue) = queue();
     let run = drive(&queue, SURVIVOR, |a| queue.try_claim(SURVIVOR, a, SHAPE.message_max())).unwrap();
     queue.memory().write(queue.run_offset(run), &message(1, 5000));
-    let asleep = |queue: &TestQueue| queue.block_space.has_sleepers(queue.memory());
+    let asleep = |queue: &TestQueue| queue.block_space.has_waiters(queue.memory());
     queue.block_space.sleep(queue.memory(), std::time::Duration::ZERO, || false);
     assert!(asleep(&queue));
     assert!(drive(&queue, SURVIVOR, |a| queue.try_put_run(SURVIVOR, a, 2, run, 5000)).is_some());
