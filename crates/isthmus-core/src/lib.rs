@@ -3,6 +3,7 @@
 //! Layers, an arrow may only point down:
 //! ```text
 //! queue  mutex  value               structures, and the handles users hold of them
+//! shared_memory                     likewise; memory itself, that grows
 //! lock  wait                        mechanisms inside structures
 //! session                           what every handle is made of
 //! object                            files, lifetime
@@ -32,6 +33,7 @@ pub mod queue;
 pub mod registry;
 #[cfg(not(loom))]
 pub mod session;
+pub mod shared_memory;
 pub mod sys;
 pub mod value;
 pub mod wait;

@@ -5,7 +5,7 @@
 //!   0x00 magic       "ISTHMUS" and 1, little endian; written last
 //!   0x08 version     layout version of the kind (low 32 bits) | kind (high 32 bits)
 //!   0x10 identity    128 bits: those of the namespace's registry
-//!   0x20 total       length of the file
+//!   0x20 total       length of the file; of a shared memory, length of what comes before its content
 //!   0x28 flags       1 persistent, 2 anonymous
 //!   0x30 nonce       random, not 0: tells this object from any other
 //!   0x38 created     ns since 1970
@@ -55,6 +55,8 @@ pub const QUEUE: u32 = 1;
 pub const MUTEX: u32 = 2;
 /// The value's kind.
 pub const VALUE: u32 = 3;
+/// The shared memory's kind: the only one whose file goes on behind `total`, and may grow there.
+pub const SHARED_MEMORY: u32 = 4;
 
 /// The name of a kind for error texts.
 pub fn kind_name(kind: u32) -> String {
@@ -62,6 +64,7 @@ pub fn kind_name(kind: u32) -> String {
         QUEUE => "a queue".to_owned(),
         MUTEX => "a mutex".to_owned(),
         VALUE => "a value".to_owned(),
+        SHARED_MEMORY => "a shared memory".to_owned(),
         other => format!("an object of unknown kind {other}"),
     }
 }
@@ -147,6 +150,12 @@ impl Header {
         self.flags & PERSISTENT != 0
     }
 
+    /// Whether a file of this length can be what the header says.
+    pub(super) fn fits(&self, size: u64) -> bool {
+        let whole = if self.kind == SHARED_MEMORY { self.total <= size } else { self.total == size };
+        whole && self.total >= BODY as u64
+    }
+
     /// Refuses what this program cannot use, naming both sides.
     pub(super) fn validate(&self, expected: &Expected<'_>, size: u64) -> Result<()> {
         let name = expected.name;
@@ -165,7 +174,7 @@ impl Header {
                  was deleted while objects were in use; unlink the object",
                 self.identity[0], self.identity[1], expected.identity[0], expected.identity[1]
             )
-        } else if self.total < BODY as u64 || self.total != size {
+        } else if !self.fits(size) {
             format!(
                 "{name} is truncated or was resized: its header says {} bytes, the file has {size}",
                 self.total
@@ -203,6 +212,16 @@ mod tests {
         assert_eq!(Header::read(&file).unwrap(), None);
         header().write(&map);
         assert_eq!(Header::read(&file).unwrap(), Some(header()));
+    }
+
+    #[test]
+    fn only_a_shared_memory_may_be_longer_than_its_header_says() {
+        let memory = Header { kind: SHARED_MEMORY, ..header() };
+        for (size, plain, grown) in [(64, true, true), (65, false, true), (63, false, false)] {
+            let size = BODY as u64 + size;
+            assert_eq!((header().fits(size), memory.fits(size)), (plain, grown), "{size}");
+        }
+        assert!(!Header { total: 64, ..memory }.fits(1 << 20));
     }
 
     #[test]

@@ -77,7 +77,7 @@ fn fill(namespace: &Namespace, registry: &Registry, listing: &mut Listing) -> Re
     if header.identity != registry.identity() {
         return Err(Error::Incompatible("belongs to a registry that was deleted".to_owned()));
     }
-    if header.total != listing.size || got < table.len() {
+    if !header.fits(listing.size) || got < table.len() {
         return Err(Error::Incompatible(format!(
             "truncated or resized: its header says {} bytes, the file has {}",
             header.total, listing.size

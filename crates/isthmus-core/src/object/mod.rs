@@ -12,7 +12,7 @@ mod remove;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use header::{BELL, BODY, CELLS, MUTEX, QUEUE, VALUE, cell, kind_name};
+pub use header::{BELL, BODY, CELLS, MUTEX, QUEUE, SHARED_MEMORY, VALUE, cell, kind_name};
 pub use list::{Listing, inspect};
 
 use crate::error::{Error, Result};
@@ -36,13 +36,14 @@ pub enum Mode {
 /// What an object shall be.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// [`QUEUE`], [`MUTEX`], [`VALUE`].
+    /// [`QUEUE`], [`MUTEX`], [`VALUE`], [`SHARED_MEMORY`].
     pub kind: u32,
     /// Layout version of the kind.
     pub version: u32,
     /// Length of the whole file, at least [`BODY`].
     pub size: u64,
-    /// Words stored in the header, with a meaning the kind gives.
+    /// Words stored in the header, with a meaning the kind gives. Of a [`SHARED_MEMORY`] the first is how many
+    /// bytes of content are reserved behind the `size` that is mapped.
     pub attributes: [u64; 16],
     /// Stays until unlinked.
     pub persistent: bool,
@@ -59,6 +60,14 @@ pub struct Object {
     header: Header,
     created: bool,
     closed: AtomicBool,
+}
+
+impl Spec {
+    /// Length of the file at birth.
+    fn length(&self) -> u64 {
+        let behind = if self.kind == SHARED_MEMORY { self.attributes[0] } else { 0 };
+        self.size.saturating_add(behind)
+    }
 }
 
 impl Object {
@@ -148,6 +157,11 @@ impl Object {
         self.header.nonce
     }
 
+    /// The file itself.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Whether this handle created it.
     pub fn was_created(&self) -> bool {
         self.created
@@ -168,7 +182,7 @@ impl Object {
         self.header.creator as u32
     }
 
-    /// Length of the whole file.
+    /// Length of what is mapped: the whole file, but for a [`SHARED_MEMORY`].
     pub fn size(&self) -> u64 {
         self.header.total
     }

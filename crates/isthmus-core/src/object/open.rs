@@ -179,13 +179,13 @@ pub(super) fn build(
     let attempt = || -> Result<File> {
         if name.is_none() {
             let file = file::memory(c"isthmus")?;
-            limits::reserve(&file, spec.size, None)?;
+            limits::reserve(&file, spec.length(), None)?;
             file::seal_length(&file)?;
             return Ok(file);
         }
         let (directory, path) = (namespace.directory(), namespace.path());
         let file = file::unnamed(directory, path, namespace.file_mode())?;
-        limits::reserve(&file, spec.size, Some((directory, path)))?;
+        limits::reserve(&file, spec.length(), Some((directory, path)))?;
         Ok(file)
     };
     let file = match attempt() {

@@ -250,6 +250,19 @@ pub fn open_of_process(pid: u32, fd: i32) -> Result<File> {
     File::adopt(unsafe { libc::open(again.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) }, "open", &path)
 }
 
+/// Opens the same file again, named or not, as a description of its own.
+pub fn open_again(file: &File, write: bool) -> Result<File> {
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.raw()));
+    let c_path = c_string(&path)?;
+    let access = if write { libc::O_RDWR } else { libc::O_RDONLY };
+    // SAFETY: `c_path` is a C string that outlives the call.
+    let again = File::adopt(unsafe { libc::open(c_path.as_ptr(), access | libc::O_CLOEXEC) }, "open", &path)?;
+    if again.identity() != file.identity() {
+        return Err(Error::Os { call: "open", path: Some(path), errno: libc::EBADF });
+    }
+    Ok(again)
+}
+
 /// A file without a name in `directory`, with exactly these permission bits whatever the umask.
 pub fn unnamed(directory: &File, place: &Path, mode: u32) -> Result<File> {
     let flags = libc::O_RDWR | libc::O_TMPFILE | libc::O_CLOEXEC;

@@ -18,19 +18,44 @@ struct Shortage {
     advice: &'static str,
 }
 
+/// What stands behind a file, and so which limits count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Backing {
+    Memory,
+    /// hugetlbfs: taken from a pool of its own, which the kernel asks by itself.
+    HugePages,
+    Disk,
+}
+
 /// Gives the first `size` bytes of `file` memory, or fails with [`Error::NoSpace`] and the reason.
 /// `place` is the directory of a named file; `None` for anonymous memory.
 pub fn reserve(file: &File, size: u64, place: Option<(&File, &Path)>) -> Result<()> {
-    check(size, place)?;
-    let mut done = 0;
+    reserve_as(file.raw(), (0, size), place.map(|(directory, path)| (directory.raw(), path)), Backing::Memory)
+}
+
+/// Gives the bytes from `range.0` to `range.1` of any file memory or disk, whatever it lies on. `place` is how
+/// error texts call it. Descriptors of files that are not ours are taken as they are.
+pub fn reserve_range(fd: i32, range: (u64, u64), place: &Path) -> Result<()> {
+    reserve_as(fd, range, Some((fd, place)), backing(fd)?)
+}
+
+/// Compares the length of a range with the limits that count for [`reserve_range`]; takes nothing.
+pub fn check_range(fd: i32, range: (u64, u64), place: &Path) -> Result<()> {
+    check_as(range, Some((fd, place)), backing(fd)?)
+}
+
+fn reserve_as(fd: i32, (from, to): (u64, u64), place: Option<(i32, &Path)>, backing: Backing) -> Result<()> {
+    check_as((from, to), place, backing)?;
+    let mut done = from;
     let mut step = STEP;
-    while done < size {
-        if done > 0 {
-            check(size - done, place)?;
+    while done < to {
+        if done > from {
+            check_as((done, to), place, backing)?;
         }
-        let piece = step.min(size - done);
+        // Huge pages are given whole.
+        let piece = if backing == Backing::HugePages { to - done } else { step.min(to - done) };
         // SAFETY: plain call on a descriptor.
-        if unsafe { libc::fallocate(file.raw(), 0, done as i64, piece as i64) } == 0 {
+        if unsafe { libc::fallocate(fd, 0, done as i64, piece as i64) } == 0 {
             done += piece;
             continue;
         }
@@ -39,9 +64,9 @@ pub fn reserve(file: &File, size: u64, place: Option<(&File, &Path)>) -> Result<
             Error::Os { errno: libc::EINTR, .. } => step = (step / 2).max(64 << 10),
             Error::Os { errno: libc::ENOSPC | libc::EDQUOT | libc::ENOMEM, .. } => {
                 let left = place.and_then(|(directory, path)| file_system(directory, path));
-                return Err(too_little(size, &left.unwrap_or(unknown())));
+                return Err(too_little(to - from, &left.unwrap_or(unknown())));
             }
-            Error::Os { errno: libc::EOPNOTSUPP, .. } => {
+            Error::Os { errno: libc::EOPNOTSUPP, .. } if backing == Backing::Memory => {
                 return Err(Error::Invalid(
                     "the namespace is on a file system that cannot reserve memory (fallocate); set \
                      ISTHMUS_NAMESPACE to a directory on tmpfs"
@@ -56,20 +81,46 @@ pub fn reserve(file: &File, size: u64, place: Option<(&File, &Path)>) -> Result<
 
 /// Compares `size` with every limit known to stand in the way.
 pub fn check(size: u64, place: Option<(&File, &Path)>) -> Result<()> {
+    check_as((0, size), place.map(|(directory, path)| (directory.raw(), path)), Backing::Memory)
+}
+
+fn check_as((from, to): (u64, u64), place: Option<(i32, &Path)>, backing: Backing) -> Result<()> {
     let mut shortages = Vec::new();
-    shortages.extend(place.and_then(|(directory, path)| file_system(directory, path)));
-    shortages.extend(file_size());
-    shortages.extend(cgroups());
-    shortages.extend(machine());
+    shortages.extend(file_size().map(|all| Shortage { left: all.left.saturating_sub(from), ..all }));
+    if backing != Backing::HugePages {
+        shortages.extend(place.and_then(|(directory, path)| file_system(directory, path)));
+    }
+    if backing == Backing::Memory {
+        shortages.extend(cgroups());
+        shortages.extend(machine());
+    }
+    let size = to.saturating_sub(from);
     match shortages.into_iter().min_by_key(|shortage| shortage.left) {
         Some(tightest) if tightest.left < size => Err(too_little(size, &tightest)),
         _ => Ok(()),
     }
 }
 
+fn backing(fd: i32) -> Result<Backing> {
+    const HUGETLBFS: i64 = 0x9584_58f6;
+    const RAMFS: i64 = 0x8584_58f6;
+    let mut raw = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: `raw` has room for one statfs.
+    if unsafe { libc::fstatfs(fd, raw.as_mut_ptr()) } != 0 {
+        return Err(Error::last_os("fstatfs", None));
+    }
+    // SAFETY: filled in by the successful call.
+    let kind = unsafe { raw.assume_init() }.f_type;
+    Ok(match kind {
+        libc::TMPFS_MAGIC | RAMFS => Backing::Memory,
+        HUGETLBFS => Backing::HugePages,
+        _ => Backing::Disk,
+    })
+}
+
 fn too_little(size: u64, shortage: &Shortage) -> Error {
     Error::NoSpace(format!(
-        "cannot reserve {} of shared memory: {} leaves {}; {}",
+        "cannot reserve {}: {} leaves {}; {}",
         bytes(size),
         shortage.limit,
         bytes(shortage.left),
@@ -81,7 +132,7 @@ fn unknown() -> Shortage {
     Shortage {
         limit: "the kernel".to_owned(),
         left: 0,
-        advice: "choose a smaller capacity= or free shared memory",
+        advice: "choose a smaller capacity= or size=, or free shared memory",
     }
 }
 
@@ -94,10 +145,10 @@ fn bytes(size: u64) -> String {
     }
 }
 
-fn file_system(directory: &File, path: &Path) -> Option<Shortage> {
+fn file_system(directory: i32, path: &Path) -> Option<Shortage> {
     let mut raw = std::mem::MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: `raw` has room for one statvfs.
-    if unsafe { libc::fstatvfs(directory.raw(), raw.as_mut_ptr()) } != 0 {
+    if unsafe { libc::fstatvfs(directory, raw.as_mut_ptr()) } != 0 {
         return None;
     }
     // SAFETY: filled in by the successful call.
@@ -108,7 +159,7 @@ fn file_system(directory: &File, path: &Path) -> Option<Shortage> {
     Some(Shortage {
         limit: format!("the file system of {}", path.display()),
         left: found.f_bavail.saturating_mul(found.f_frsize),
-        advice: "choose a smaller capacity=, remove objects (isthmus ls, isthmus clean), or enlarge it \
+        advice: "choose a smaller capacity= or size=, remove objects (isthmus ls, isthmus clean), or enlarge it \
                  (in a container: --shm-size)",
     })
 }
@@ -120,7 +171,7 @@ fn file_size() -> Option<Shortage> {
     (code == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then(|| Shortage {
         limit: "the file size limit of this process".to_owned(),
         left: limit.rlim_cur,
-        advice: "choose a smaller capacity= or raise it (ulimit -f)",
+        advice: "choose a smaller capacity= or size=, or raise it (ulimit -f)",
     })
 }
 
@@ -133,7 +184,7 @@ fn machine() -> Option<Shortage> {
     Some(Shortage {
         limit: "the machine's available memory".to_owned(),
         left: field("MemAvailable:")? + field("SwapFree:").unwrap_or(0),
-        advice: "choose a smaller capacity= or free memory",
+        advice: "choose a smaller capacity= or size=, or free memory",
     })
 }
 
@@ -152,7 +203,7 @@ fn cgroups() -> Option<Shortage> {
     Some(Shortage {
         limit: format!("the memory limit of cgroup {}", folder.display()),
         left,
-        advice: "choose a smaller capacity= or raise it (in a container: --memory)",
+        advice: "choose a smaller capacity= or size=, or raise it (in a container: --memory)",
     })
 }
 

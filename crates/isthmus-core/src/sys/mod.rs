@@ -15,6 +15,8 @@ pub mod lock;
 pub mod map;
 #[cfg(not(loom))]
 pub mod proc;
+#[cfg(not(loom))]
+pub mod region;
 
 /// CPUs that are online on this machine (1 where the kernel does not say).
 pub fn online_cpus() -> usize {

@@ -1,0 +1,191 @@
+//! What a user holds of a shared memory: the object's file and attachment, and where to map its content from.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{DESCRIPTION, DESCRIPTION_MAX, Extent, LENGTH, PAGE, SIZE};
+use crate::error::{Error, Result};
+use crate::memory::mapping::Mapping;
+use crate::namespace::Namespace;
+use crate::object::{BODY, Listing, Mode, Object, SHARED_MEMORY, Spec};
+use crate::session::Session;
+use crate::sys::file::{self, File};
+use crate::sys::limits;
+use crate::sys::map::Map;
+
+/// Layout version.
+pub const VERSION: u32 = 1;
+/// Where the content begins in the file.
+pub const CONTENT: u64 = (BODY + PAGE) as u64;
+/// Largest size: the kernel counts in signed numbers.
+pub const SIZE_MAX: u64 = i64::MAX as u64 - CONTENT;
+
+/// What a new shared memory is to be like; an existing one is accepted in everything that is `None`.
+#[derive(Debug, Clone, Copy)]
+pub struct Attributes<'a> {
+    /// Bytes of content of a new one; an existing one has to have as many, or more.
+    pub size: Option<u64>,
+    /// What is in it, in words that the caller understands; of a new one.
+    pub description: &'a [u8],
+    /// Whether it outlives its last user.
+    pub persistent: Option<bool>,
+}
+
+impl Attributes<'_> {
+    fn spec(&self) -> Spec {
+        let mut attributes = [0; 16];
+        attributes[0] = self.size.unwrap_or(0);
+        Spec {
+            kind: SHARED_MEMORY,
+            version: VERSION,
+            size: CONTENT,
+            attributes,
+            persistent: self.persistent.unwrap_or(false),
+        }
+    }
+
+    fn format(&self, map: &Map) {
+        map.word(BODY + SIZE).store(self.size.unwrap_or(0), Ordering::Relaxed);
+        map.word(BODY + LENGTH).store(self.description.len() as u64, Ordering::Relaxed);
+        for (index, part) in self.description.chunks(8).enumerate() {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            map.word(BODY + DESCRIPTION + index * 8).store(u64::from_le_bytes(word), Ordering::Relaxed);
+        }
+    }
+}
+
+/// An open shared memory.
+pub struct SharedMemoryHandle {
+    // Before the session: it points into the session's mapping, and fields drop in order.
+    extent: Extent<Mapping>,
+    session: Session,
+}
+
+impl SharedMemoryHandle {
+    /// Opens or creates a named shared memory.
+    pub fn open(
+        namespace: &Arc<Namespace>,
+        name: &str,
+        mode: Mode,
+        asked: &Attributes<'_>,
+    ) -> Result<SharedMemoryHandle> {
+        if asked.description.len() > DESCRIPTION_MAX {
+            return Err(Error::TooLarge {
+                what: "bytes that describe what is in a shared memory",
+                size: asked.description.len() as u64,
+                limit: DESCRIPTION_MAX as u64,
+            });
+        }
+        if let Some(size) = asked.size.filter(|size| *size > SIZE_MAX) {
+            return Err(Error::TooLarge { what: "bytes of shared memory", size, limit: SIZE_MAX });
+        }
+        let init = |map: &Map| {
+            asked.format(map);
+            Ok(())
+        };
+        let object = Object::open(namespace, name, mode, &asked.spec(), &init, &|_| Ok(()))?;
+        if object.map().len() as u64 != CONTENT {
+            return Err(Error::Corrupt(format!(
+                "{name} says that its content begins at {}, and it begins at {CONTENT}",
+                object.map().len()
+            )));
+        }
+        if let Some(persistent) = asked.persistent.filter(|p| *p != object.persistent()) {
+            return Err(Error::Incompatible(format!(
+                "the shared memory exists with persistent={} and {persistent} was asked for",
+                object.persistent()
+            )));
+        }
+        let session = Session::new(object)?;
+        let extent = Extent::new(session.memory(), BODY);
+        let handle = SharedMemoryHandle { extent, session };
+        let found = handle.size()?;
+        match asked.size {
+            Some(size) if size > found => Err(Error::Incompatible(format!(
+                "the shared memory {name} exists with size={found} and size={size} was asked for; open it without \
+                 size and grow it"
+            ))),
+            _ => Ok(handle),
+        }
+    }
+
+    /// The object and this process's part in it.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Bytes of content, with memory behind them.
+    pub fn size(&self) -> Result<u64> {
+        self.session.me()?;
+        let size = self.extent.size();
+        let file = self.session.object().file().stat()?.size;
+        if size > SIZE_MAX || CONTENT + size > file {
+            return Err(Error::Incompatible(format!(
+                "{} is truncated: {size} bytes of content from {CONTENT} on, and the file has {file}",
+                self.session.object().name().unwrap_or("the shared memory")
+            )));
+        }
+        Ok(size)
+    }
+
+    /// What was said of the content when it was created.
+    pub fn description(&self) -> Result<Vec<u8>> {
+        self.session.me()?;
+        let map = self.session.object().map();
+        let length = map.word(BODY + LENGTH).load(Ordering::Relaxed);
+        if length > DESCRIPTION_MAX as u64 {
+            return Err(Error::Corrupt(format!(
+                "a description of {length} bytes, {DESCRIPTION_MAX} at most"
+            )));
+        }
+        let words = (0..(length as usize).div_ceil(8))
+            .flat_map(|index| map.word(BODY + DESCRIPTION + index * 8).load(Ordering::Relaxed).to_le_bytes());
+        Ok(words.take(length as usize).collect())
+    }
+
+    /// Reserves the next bytes on the way to `size`, at most `most` of them; true once all are there. For callers
+    /// that want to look around in between; [`SharedMemoryHandle::grow`] then finds them.
+    pub fn reserve_some(&self, reserved: &mut u64, size: u64, most: u64) -> Result<bool> {
+        let from = (*reserved).max(self.size()?);
+        if size > SIZE_MAX {
+            return Err(Error::TooLarge { what: "bytes of shared memory", size, limit: SIZE_MAX });
+        }
+        if from >= size {
+            return Ok(true);
+        }
+        let (object, to) = (self.session.object(), size.min(from.saturating_add(most)));
+        let place = object.namespace().path();
+        limits::check_range(object.fd(), (CONTENT + from, CONTENT + size), place)?;
+        limits::reserve_range(object.fd(), (CONTENT + from, CONTENT + to), place)?;
+        *reserved = to;
+        Ok(to == size)
+    }
+
+    /// Makes it `size` bytes, if it is smaller; says how many they are then. They have to be reserved.
+    pub fn grow(&self, size: u64) -> Result<u64> {
+        self.session.me()?;
+        self.extent.grow(size, |_, to| {
+            let length = self.session.object().file().stat()?.size;
+            if to <= SIZE_MAX && CONTENT + to <= length {
+                return Ok(());
+            }
+            Err(Error::Invalid(format!("{to} bytes were not reserved: the file has {length}")))
+        })
+    }
+
+    /// The file, opened anew, to map the content from: a mapping keeps what it was made through, and must not
+    /// keep the lock that says the object is in use.
+    pub fn content(&self, write: bool) -> Result<File> {
+        self.session.me()?;
+        file::open_again(self.session.object().file(), write)
+    }
+}
+
+/// The size of a named shared memory that is only looked at: nothing stays open, nobody is disturbed.
+pub fn peek(namespace: &Namespace, listing: &Listing) -> Option<u64> {
+    let file = file::open_at(namespace.directory(), &listing.name, false).ok()??;
+    let mut word = [0; 8];
+    let got = file::read_at(&file, &mut word, (BODY + SIZE) as u64).ok()?;
+    (listing.version == VERSION && got == word.len()).then(|| u64::from_le_bytes(word))
+}
