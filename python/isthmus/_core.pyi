@@ -11,7 +11,20 @@ from typing_extensions import Buffer, disjoint_base
 
 from isthmus._errors import OwnerDied
 
-__all__ = ["Lease", "Mutex", "Queue", "Reservation", "Value", "View", "__version__", "clean", "objects"]
+__all__ = [
+    "Lease",
+    "Mapping",
+    "Mutex",
+    "Queue",
+    "Reservation",
+    "SharedMemory",
+    "Value",
+    "View",
+    "__version__",
+    "clean",
+    "objects",
+    "reserve",
+]
 
 __version__: str
 
@@ -215,6 +228,42 @@ class Value:
     @property
     def type(self) -> builtins.type[int | float]: ...
 
+@final
+class Mapping(Buffer):
+    def __new__(
+        cls, fd: int, offset: int, length: int, access: Literal["read", "write", "copy"]
+    ) -> Self: ...
+    def __len__(self) -> int: ...
+    @property
+    def writable(self) -> bool: ...
+    def advise(self, advice: int, start: int = 0, length: int | None = None) -> None: ...
+    def collapse(self) -> None: ...
+    def flush(self, start: int = 0, length: int | None = None) -> None: ...
+
+@final
+class SharedMemory:
+    def __new__(
+        cls,
+        name: str,
+        mode_: Literal["open_or_create", "create", "open"],
+        size: int | None,
+        description: bytes,
+        persistent: bool | None,
+        namespace_: str | PathLike[str] | None,
+    ) -> Self: ...
+    def _place(self) -> tuple[Path, str]: ...
+    def size(self) -> int: ...
+    def description(self) -> bytes: ...
+    def map(self, length: int, writable: bool) -> Mapping: ...
+    def grow(self, size: int) -> int: ...
+    def close(self) -> None: ...
+    def unlink(self) -> None: ...
+    @property
+    def persistent(self) -> bool: ...
+    @property
+    def closed(self) -> bool: ...
+
+def reserve(fd: int, start: int, end: int, place: str) -> None: ...
 def objects(
     namespace_: str | PathLike[str] | None = None,
 ) -> list[

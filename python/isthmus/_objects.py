@@ -13,7 +13,7 @@ class ObjectInfo(NamedTuple):
 
     name: str
     kind: str
-    """`"queue"`, `"mutex"` or `"value"`; `"?"` where the file could not be read (see `problem`)."""
+    """`"queue"`, `"mutex"`, `"value"` or `"memory"`; `"?"` where the file could not be read (see `problem`)."""
     size: int
     """Bytes of the whole file."""
     created: float
@@ -22,7 +22,7 @@ class ObjectInfo(NamedTuple):
     depth: int | None
     """Messages inside, of a queue."""
     capacity: int | None
-    """Bytes for messages, of a queue."""
+    """Bytes for messages, of a queue; bytes of content, of a shared memory."""
     attached: list[tuple[int, str]]
     """Process id and command of every living process that uses the object."""
     problem: str | None

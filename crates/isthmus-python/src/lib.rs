@@ -9,6 +9,7 @@ mod errors;
 mod fast;
 mod hold;
 mod lease;
+mod mapping;
 mod message;
 mod mutex;
 mod objects;
@@ -16,6 +17,7 @@ mod queue;
 mod receiving;
 mod reservation;
 mod sending;
+mod shared_memory;
 mod value;
 mod waits;
 
@@ -29,6 +31,8 @@ mod _core {
     #[pymodule_export]
     use crate::lease::PyLease;
     #[pymodule_export]
+    use crate::mapping::{PyMapping, reserve};
+    #[pymodule_export]
     use crate::mutex::PyMutex;
     #[pymodule_export]
     use crate::objects::{clean, objects};
@@ -36,6 +40,8 @@ mod _core {
     use crate::queue::PyQueue;
     #[pymodule_export]
     use crate::reservation::PyReservation;
+    #[pymodule_export]
+    use crate::shared_memory::PySharedMemory;
     #[pymodule_export]
     use crate::value::PyValue;
     #[pymodule_export]

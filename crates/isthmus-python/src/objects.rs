@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use isthmus_core::mutex::handle as mutex;
 use isthmus_core::namespace::Namespace;
-use isthmus_core::object::{Listing, MUTEX, QUEUE, VALUE, inspect};
+use isthmus_core::object::{Listing, MUTEX, QUEUE, SHARED_MEMORY, VALUE, inspect};
 use isthmus_core::queue::handle as queue;
 use isthmus_core::queue::handle::peek;
+use isthmus_core::shared_memory::handle as memory;
 use isthmus_core::value::handle as value;
 use pyo3::prelude::*;
 
@@ -32,6 +33,7 @@ fn unknown(found: &Listing) -> Option<String> {
         QUEUE => queue::VERSION,
         MUTEX => mutex::VERSION,
         VALUE => value::VERSION,
+        SHARED_MEMORY => memory::VERSION,
         other => return Some(format!("kind {other} is not known to this version of isthmus")),
     };
     (found.version != known)
@@ -43,6 +45,7 @@ fn kind(number: u32) -> &'static str {
         QUEUE => "queue",
         MUTEX => "mutex",
         VALUE => "value",
+        SHARED_MEMORY => "memory",
         _ => "?",
     }
 }
@@ -55,6 +58,11 @@ pub(crate) fn objects(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<V
     let rows = inspect(&space).or_raise(py)?.into_iter().map(|found| {
         let problem = found.problem.clone().or_else(|| unknown(&found));
         let numbers = if found.kind == QUEUE && problem.is_none() { peek(&space, &found) } else { None };
+        let content = if found.kind == SHARED_MEMORY && problem.is_none() {
+            memory::peek(&space, &found)
+        } else {
+            None
+        };
         let number =
             if found.kind == VALUE && problem.is_none() { value::peek(&space, &found) } else { None };
         let mut attached: Vec<_> = found.attached.into_iter().map(|info| (info.pid, info.command)).collect();
@@ -67,7 +75,7 @@ pub(crate) fn objects(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<V
             found.created_ns as f64 / 1e9,
             found.persistent,
             numbers.map(|(depth, _)| depth),
-            numbers.map(|(_, capacity)| capacity),
+            numbers.map(|(_, capacity)| capacity).or(content),
             attached,
             problem,
             number.map(|number| crate::value::python(py, number).unbind()),
