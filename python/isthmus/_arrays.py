@@ -26,9 +26,10 @@ class ArrayReservation:
         dtype: Any,
         timeout: float | None,
         priority: int,
+        within: Any = None,
     ) -> None:
         header, size = array_layout(shape, dtype)
-        self._reservation = queue._reserve(size, timeout, priority)
+        self._reservation = queue._reserve(size, timeout, priority, within)
         memory = memoryview(self._reservation)
         memory[: len(header)] = header
         self.array = array_at(memory, header)
@@ -52,3 +53,11 @@ class ArrayReservation:
     ) -> None:
         self.array.flags.writeable = False
         self._reservation.__exit__(kind, error, trace)
+
+    @property
+    def _settled(self) -> bool:
+        return self._reservation._settled
+
+    def _put(self, within: Any) -> None:
+        self.array.flags.writeable = False
+        self._reservation._put(within)

@@ -247,16 +247,22 @@ class Queue(_core.Queue, Generic[T]):
         Waits up to `timeout` seconds for memory, and again for its place in the queue. Raises what `put`
         raises. Should this process be killed, the memory comes back.
         """
+        return self._reservation(shape, dtype, timeout, priority)
+
+    def _reservation(
+        self, shape: Any, dtype: Any, timeout: float | None, priority: int, within: Any = None
+    ) -> Any:
+        # `within` is how long to wait for the memory where that differs: event loops do not wait.
         kind = self._type()[1]
         if kind == _ARRAY:
             from ._arrays import ArrayReservation
 
-            return ArrayReservation(self, shape, dtype, timeout, priority)
+            return ArrayReservation(self, shape, dtype, timeout, priority, within)
         if kind != "bytes":
             raise Unsupported(f"reserve works on queues of bytes and of arrays; this one is of {kind}")
         if dtype is not None or not isinstance(shape, int):
             raise TypeError(f"a queue of bytes reserves a number of bytes, not {shape!r} of dtype {dtype!r}")
-        return self._reserve(shape, timeout, priority)
+        return self._reserve(shape, timeout, priority, within)
 
     def views(self) -> Iterator[Any]:
         """Iterates over `get_view()`; ends as iteration over the queue does."""

@@ -346,15 +346,18 @@ impl PyQueue {
 
     /// Accepts no more messages; consumers get what is inside, then `ShutDown` (iteration ends).
     fn shutdown(&self, py: Python<'_>) -> PyResult<()> {
+        self.shut(py, Timeout::Never)
+    }
+
+    #[pyo3(name = "_shutdown")]
+    fn shut(&self, py: Python<'_>, timeout: Timeout) -> PyResult<()> {
         let attempt = Attempt::default();
         match self.handle.try_shut_down(&attempt).or_raise(py)? {
             Step::Done(()) => Ok(()),
-            Step::Wait(on) => {
-                drive_from(py, &self.handle, End::Producer, Timeout::Never, on, |_, attempt| {
-                    self.handle.try_shut_down(attempt)
-                })?
-                .map_err(|on| self.full_error(py, on, 0, 0))
-            }
+            Step::Wait(on) => drive_from(py, &self.handle, End::Producer, timeout, on, |_, attempt| {
+                self.handle.try_shut_down(attempt)
+            })?
+            .map_err(|on| self.full_error(py, on, 0, 0)),
         }
     }
 

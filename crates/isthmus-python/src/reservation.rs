@@ -190,6 +190,12 @@ impl PyReservation {
         if self.check_open().is_ok() { self.put(py) } else { Ok(()) }
     }
 
+    /// Whether it was put or cancelled.
+    #[getter(_settled)]
+    fn is_settled(&self) -> bool {
+        self.check_open().is_err()
+    }
+
     fn __len__(&self) -> usize {
         self.length.load(Ordering::Acquire)
     }

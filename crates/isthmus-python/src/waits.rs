@@ -4,6 +4,7 @@
 //! to be made of. The driver of `isthmus.aio` (and `isthmus.select`) *arms* that with the bell of its loop, and asks
 //! again when the bell has rung.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -127,8 +128,8 @@ impl PyWait {
 
     /// Directory of the namespace.
     #[getter]
-    fn namespace(&self) -> PathBuf {
-        self.0.session().object().namespace().path().to_owned()
+    fn namespace(&self) -> OsString {
+        self.0.session().object().namespace().path().as_os_str().to_owned()
     }
 
     /// What the bell will say when the object rings it.

@@ -1,0 +1,172 @@
+"""`aio.Mutex`: a mutex from asyncio, owned by a task."""
+
+import asyncio
+import itertools
+import os
+import weakref
+from types import TracebackType
+from typing import Any, Self
+
+from .. import _core
+from .._core import ASK
+from .._errors import DeadlockError, OwnerDied, WouldBlock
+from ..mutex import Mutex as SyncMutex
+from ._driver import check, settle
+
+__all__ = ["Mutex", "context"]
+
+# Numbers of tasks in owner words begin where thread ids end (PID_MAX_LIMIT) and have 24 bits. One is given out
+# again after twelve million tasks, which could then be taken for each other if both still lived.
+_FIRST, _LAST = (1 << 22) + 1, (1 << 24) - 1
+_numbers = itertools.cycle(range(_FIRST, _LAST + 1))
+_contexts: "weakref.WeakKeyDictionary[asyncio.Task[Any], int]" = weakref.WeakKeyDictionary()
+
+
+def context() -> int:
+    """The number of the current task, as owner words say who inside a process holds something."""
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("locks of isthmus.aio are held by tasks: call this in a task")
+    number = _contexts.get(task)
+    if number is None:
+        number = _contexts[task] = next(_numbers)
+    return number
+
+
+class Mutex:
+    """A mutex from asyncio: held by a task, against the tasks, threads and processes that share it.
+
+    `aio.Mutex(m)` wraps an open `isthmus.Mutex`, which goes on working; `aio.Mutex(name, …)` opens or creates one
+    with the arguments of `isthmus.Mutex`. `async with mutex:` holds it. Death of an owner is as there: `OwnerDied`
+    until somebody has repaired what it protects in `async with mutex.recover():`. A task that is
+    cancelled while it waits holds nothing, and its wake-up goes to the next; one that ends holding it leaves it held,
+    as a thread would.
+    """
+
+    __slots__ = ("__weakref__", "_mutex")
+
+    def __init__(self, mutex: SyncMutex | str | None = None, **attributes: Any) -> None:
+        if isinstance(mutex, SyncMutex):
+            if attributes:
+                raise TypeError(f"{', '.join(attributes)}: attributes are for opening a mutex, not for wrapping one")
+            self._mutex = mutex
+        else:
+            self._mutex = SyncMutex(mutex, **attributes)
+
+    @classmethod
+    def create(cls, name: str, **attributes: Any) -> Self:
+        """Creates the mutex; `FileExistsError` where the name is taken."""
+        return cls(SyncMutex.create(name, **attributes))
+
+    @classmethod
+    def open(cls, name: str, *, namespace: str | os.PathLike[str] | None = None, **attributes: Any) -> Self:
+        """Opens a mutex that exists; `FileNotFoundError` where there is none."""
+        return cls(SyncMutex.open(name, namespace=namespace, **attributes))
+
+    @property
+    def sync(self) -> SyncMutex:
+        """The mutex for code that is not asynchronous."""
+        return self._mutex
+
+    def _wait(self, _on: int) -> _core.Wait:
+        return _core.Wait.mutex(self._mutex)
+
+    async def acquire(self, timeout: float | None = None) -> bool:
+        """Takes the mutex; False when `timeout` seconds went by (None waits, 0 tries).
+
+        Raises `OwnerDied` as `isthmus.Mutex.acquire` does, and `DeadlockError` where this task holds it already and
+        would wait for ever.
+        """
+        check(timeout)
+        me = context()
+        try:
+            return self._mutex._acquire_as(me, False, ASK)
+        except WouldBlock:
+            pass
+        self._check_self(me, timeout)
+        return await settle(lambda t: self._mutex._acquire_as(me, True, t), self._wait, 0, timeout)
+
+    def _check_self(self, me: int, timeout: float | None) -> None:
+        if timeout is None and self._mutex._held_by(me):
+            raise DeadlockError("this task holds the mutex already: acquiring it again would never end")
+
+    def release(self) -> None:
+        """Gives the mutex back. `NotOwnerError` where this task does not hold it."""
+        self._mutex._release_as(context())
+
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def recover(self, timeout: float | None = None) -> "_Recovery":
+        """Takes the mutex for repair: `async with mutex.recover() as death:`; see `isthmus.Mutex.recover`."""
+        check(timeout)
+        return _Recovery(self, timeout)
+
+    def locked(self) -> bool:
+        """True where somebody holds the mutex, dead or alive."""
+        return self._mutex.locked()
+
+    def owner(self) -> int | None:
+        """Process id of the owner, None where nobody holds the mutex."""
+        return self._mutex.owner()
+
+    def close(self) -> None:
+        """Ends the handle, for those who share it too; a mutex that is held stays held by its owner."""
+        self._mutex.close()
+
+    def unlink(self) -> None:
+        """Removes the name; those who have it open go on using it."""
+        self._mutex.unlink()
+
+    @property
+    def name(self) -> str | None:
+        """The name, or None for an anonymous mutex."""
+        return self._mutex.name
+
+    @property
+    def closed(self) -> bool:
+        """True after `close()`."""
+        return self._mutex.closed
+
+    def __repr__(self) -> str:
+        what = "anonymous" if self.name is None else repr(self.name)
+        return f"<isthmus.aio.{type(self).__name__} {what}{' (closed)' if self.closed else ''}>"
+
+
+class _Recovery:
+    """What `aio.Mutex.recover` gives: holds the mutex between entering and leaving."""
+
+    __slots__ = ("_me", "_mutex", "_timeout")
+
+    def __init__(self, mutex: Mutex, timeout: float | None) -> None:
+        self._mutex = mutex
+        self._timeout = timeout
+
+    async def __aenter__(self) -> OwnerDied | None:
+        me = self._me = context()
+        mutex = self._mutex._mutex
+        try:
+            return mutex._recover(ASK, context=me)
+        except WouldBlock:
+            pass
+        self._mutex._check_self(me, self._timeout)
+        return await settle(
+            lambda t: mutex._recover(t, context=me, waited=True), self._mutex._wait, 0, self._timeout
+        )
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._mutex._mutex._recovered(kind is None, context=self._me)
