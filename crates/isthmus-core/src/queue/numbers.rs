@@ -24,11 +24,17 @@ pub struct Numbers {
     pub dead: u64,
 }
 
+/// The sum; of damaged words the largest there is.
+fn total(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0, u64::saturating_add)
+}
+
 impl<M: Memory, P: Peers> Queue<M, P> {
     /// Messages in the queue, without those that are leased.
     pub fn depth(&self) -> u64 {
-        let inside: u64 = self.rings.iter().map(|ring| ring.depth(&self.memory)).sum();
-        inside + if self.has_returned() { self.count_leases(State::Returned) } else { 0 }
+        let inside = total(self.rings.iter().map(|ring| ring.depth(&self.memory)));
+        let returned = if self.has_returned() { self.count_leases(State::Returned) } else { 0 };
+        inside.saturating_add(returned)
     }
 
     /// How much of the capacity is taken, 0 to 1: of the fullest ring, or of the blocks.
@@ -47,11 +53,11 @@ impl<M: Memory, P: Peers> Queue<M, P> {
 
     /// Numbers for people.
     pub fn numbers(&self) -> Numbers {
-        let put: u64 = self.rings.iter().map(|ring| ring.count_put(&self.memory)).sum();
-        let waiting: u64 = self.rings.iter().map(|ring| ring.depth(&self.memory)).sum();
-        let used: u64 = self.rings.iter().map(|ring| ring.used(&self.memory)).sum();
+        let put = total(self.rings.iter().map(|ring| ring.count_put(&self.memory)));
+        let waiting = total(self.rings.iter().map(|ring| ring.depth(&self.memory)));
+        let used = total(self.rings.iter().map(|ring| ring.used(&self.memory)));
         Numbers {
-            depth: waiting + self.count_leases(State::Returned),
+            depth: waiting.saturating_add(self.count_leases(State::Returned)),
             put,
             got: put.saturating_sub(waiting),
             bytes_in_use: used + (self.units_in_use() * UNIT) as u64,
