@@ -156,9 +156,10 @@ impl Ring {
         self.level
     }
 
+    /// Where a position is; always a word inside the ring, whatever stands in a word that says where.
     #[inline]
     fn place(&self, position: u64) -> usize {
-        self.data + (position as usize & (self.size - 1))
+        self.data + (position as usize & (self.size - 8))
     }
 
     #[inline]
@@ -211,7 +212,7 @@ impl Ring {
     /// True where a message waits at the head. A hint: another consumer may take it first.
     #[inline]
     pub(super) fn has_message<M: Memory>(&self, memory: &M) -> bool {
-        memory.load(self.place(self.head(memory) & !7)) != 0
+        memory.load(self.place(self.head(memory))) != 0
     }
 
     /// The entry at `position`, or `None` where it is not committed yet.
@@ -283,11 +284,9 @@ impl Ring {
     #[inline]
     fn fitting_before(&self, tail: u64, head: u64, lengths: impl Iterator<Item = usize>) -> Result<usize> {
         let used = tail.wrapping_sub(head);
-        if used > self.size as u64 || (tail | head) & 7 != 0 {
-            return Err(corrupt("head or tail of the ring", used));
-        }
         // One word stays free for the zero behind the last entry.
-        let mut room = self.size as u64 - used - 8;
+        let room = (self.size as u64 - 8).checked_sub(used).filter(|_| (tail | head).is_multiple_of(8));
+        let Some(mut room) = room else { return Err(corrupt("head or tail of the ring", used)) };
         let mut count = 0;
         for length in lengths {
             let need = footprint(length);

@@ -10,7 +10,7 @@ use super::*;
 
 /// A record of each kind: leased by the living (large) and the dead (small), given back (large), letters of both
 /// sizes.
-fn scene() -> Scene {
+pub(super) fn scene() -> Scene {
     let mut scene = Scene::new();
     for length in [5000, 40, 4097, 700, 5001, 80] {
         scene.run(SURVIVOR, &Put { level: 1, length, spare: 0 });
@@ -39,7 +39,7 @@ fn check(place: Place, length: usize, origin: Origin) {
 }
 
 /// Everything that reads records, several times over; errors are fine.
-fn use_all(queue: &TestQueue, holder: &Leased) {
+pub(super) fn use_all<M: Memory>(queue: &Queue<M, Oracle>, holder: &Leased) {
     let attempt = Attempt::default();
     let mut buffer = vec![MaybeUninit::new(0); SHAPE.inline_max()];
     for round in 0..4 {
@@ -106,6 +106,37 @@ fn any_word_of_a_record_overwritten_is_an_error_at_most() {
             damage(&[(at, value)], Some(GONE));
         }
     }
+}
+
+/// Positions that the ring cannot have: as far apart as it is long, further, the wrong way round, or not those of
+/// words.
+#[test]
+fn a_tail_that_cannot_be_is_refused_and_writes_nothing() {
+    let queue = scene().queue();
+    let (memory, attempt) = (queue.memory(), Attempt::default());
+    let size = SHAPE.ring_size as u64;
+    for away in [size, size + 8, size - 4, 4, 1 << 40, 1 << 63, u64::MAX - 7] {
+        let head = memory.load(layout::HEAD);
+        memory.store(layout::TAIL, head.wrapping_add(away));
+        memory.store(layout::TAIL + 16, head); // what the producers have seen of the head
+        let before: Vec<u64> = (0..memory.size()).step_by(8).map(|at| memory.load(at)).collect();
+        for _ in 0..2 {
+            assert!(matches!(queue.try_put(SURVIVOR, &attempt, 0, b"x"), Err(Error::Corrupt(_))), "{away}");
+            let batch = queue.try_put_batch(SURVIVOR, &attempt, 0, &[b"x".as_slice(); 3]);
+            assert!(matches!(batch, Err(Error::Corrupt(_))), "{away}");
+        }
+        assert!((0..memory.size()).step_by(8).map(|at| memory.load(at)).eq(before));
+    }
+}
+
+#[test]
+fn numbers_that_cannot_be_are_shown_and_not_summed_up_to_nonsense() {
+    let queue = scene().queue();
+    for level in 0..SHAPE.levels {
+        let (producer, ..) = SHAPE.level_at(level);
+        queue.memory().store(producer + 8, u64::MAX);
+    }
+    assert_eq!((queue.depth(), queue.numbers().depth, queue.numbers().put), (u64::MAX, u64::MAX, u64::MAX));
 }
 
 proptest! {
