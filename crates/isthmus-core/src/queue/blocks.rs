@@ -124,20 +124,20 @@ impl Blocks {
         Err(corrupt("the table of blocks, at unit", unit as u64))
     }
 
-    /// The first unit of the run freed last, where it is still free and long enough. The hint is read once:
-    /// whoever frees another run meanwhile moves it.
-    pub(super) fn hinted<M: Memory>(&self, memory: &M, need: usize) -> Option<usize> {
+    /// First unit and length of the run freed last, where it is still free and long enough. Hint and word are read
+    /// once: whoever frees another run meanwhile moves the hint, and what is wrong in either is not believed twice.
+    pub(super) fn hinted<M: Memory>(&self, memory: &M, need: usize) -> Option<(usize, usize)> {
         let hint = memory.load(self.body + HINT) as usize;
         let unit = hint.checked_sub(1).filter(|unit| *unit < self.units)?;
         let found = memory.load(self.at(unit));
-        (is_free(found) && length_of(found) >= need).then_some(unit)
+        let length = length_of(found);
+        (is_free(found) && (need..=self.units - unit).contains(&length)).then_some((unit, length))
     }
 
     /// Claims a run for writing, or `None` where no free run is long enough. Producer lock held.
     pub(super) fn claim<M: Memory>(&self, memory: &M, me: Owner, need: usize) -> Result<Option<Run>> {
-        if let Some(unit) = self.hinted(memory, need) {
+        if let Some((unit, length)) = self.hinted(memory, need) {
             // Free runs change under the producer lock only, which is held: it is as it was just seen.
-            let length = length_of(self.run_at(memory, unit)?);
             return Ok(Some(self.take(memory, me, unit, length, need)));
         }
         let rover = memory.load(self.body + ROVER) as usize;

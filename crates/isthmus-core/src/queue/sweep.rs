@@ -4,6 +4,7 @@
 
 mod calls;
 mod damage;
+mod fickle;
 mod histories;
 mod leases;
 mod merges;
