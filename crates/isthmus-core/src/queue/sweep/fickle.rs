@@ -74,6 +74,10 @@ impl Memory for Fickle {
     fn wake(&self, at: usize, count: u32) -> u32 {
         self.true_one.wake(at, count)
     }
+
+    fn ring(&self, bits: u32) -> bool {
+        self.true_one.ring(bits)
+    }
 }
 
 /// Words to see instead of the true one.
