@@ -11,12 +11,23 @@ PYTHON_LAYERS: list[set[str]] = [
     {"__main__"},  # `python -m isthmus`
     {"cli", "logging", "testing", "multiprocessing"},  # faces
     {"aio", "queue", "topic", "service", "table"},  # patterns
-    {"shm", "posix", "socket", "nats"},  # mechanisms behind the patterns
+    {"shm", "posix_mq", "socket", "nats"},  # mechanisms behind the patterns
     # what messages are, and parts of a queue's interface
     {"_arrays", "_dead"},
     {"_codec"},
     # mechanisms used directly
-    {"_objects", "fifo", "mapped_file", "mutex", "pipe", "signals", "sync", "value"},
+    {
+        "_objects",
+        "fifo",
+        "mapped_file",
+        "mutex",
+        "named_semaphore",
+        "pipe",
+        "signals",
+        "sync",
+        "sysv",
+        "value",
+    },
     {"_core"},  # binding
     {"_errors"},  # vocabulary
 ]

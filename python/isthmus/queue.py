@@ -338,6 +338,11 @@ def _made(
     namespace: str | os.PathLike[str] | None,
     adopt: tuple[int, int, int] | None = None,
 ) -> Any:
+    if name is not None and "://" in name:
+        scheme, _, rest = name.partition("://")
+        if scheme != "shm":
+            return _elsewhere(scheme)(name, mode, kind, asked, namespace)
+        name = rest
     codec = None if kind is None else codec_for(kind)
     wanted = None if kind is None else _identity(codec)
     capacity, priorities, max_deliveries, persistent, ends = asked
@@ -371,6 +376,23 @@ def _made(
     if codec is not None:
         queue._use(codec.made_of, codec)
     return queue
+
+
+# By the scheme of the URL: the module whose `from_url(url, mode, type, asked, namespace)` makes the queue.
+_SCHEMES = {"posix-mq": "posix_mq"}
+
+
+def _elsewhere(scheme: str) -> Any:
+    try:
+        module = _SCHEMES[scheme]
+    except KeyError:
+        known = ", ".join(f"{scheme}://" for scheme in ("shm", *_SCHEMES))
+        raise ValueError(
+            f"no queue is made by {scheme}://: {known} are known, and a bare name is a queue in shared memory"
+        ) from None
+    from importlib import import_module
+
+    return import_module(f".{module}", __package__).from_url
 
 
 def _identity(codec: Codec | None) -> tuple[int, str]:

@@ -58,6 +58,8 @@ pub enum Error {
     NoSpace(String),
     /// A lock is not held by the caller.
     NotOwner(String),
+    /// This mechanism does not have that; the text names the one that does.
+    Unsupported(String),
     /// This process was declared dead by its peers (it had lost every proof of life).
     Buried,
     /// Waiting took longer than allowed.
@@ -97,6 +99,7 @@ impl fmt::Display for Error {
             | Error::Permission(text)
             | Error::NoSpace(text)
             | Error::NotOwner(text)
+            | Error::Unsupported(text)
             | Error::Timeout(text) => write!(f, "{text}"),
             Error::Exists(path) => write!(f, "{} exists already", path.display()),
             Error::NotFound(path) => write!(f, "{} does not exist", path.display()),

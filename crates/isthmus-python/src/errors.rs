@@ -65,6 +65,7 @@ pub(crate) fn convert(py: Python<'_>, error: Error) -> PyErr {
         Error::Permission(_) => PyPermissionError::new_err(text),
         Error::NoSpace(_) => raise(py, "NoSpaceError", &text, &[]),
         Error::NotOwner(_) => raise(py, "NotOwnerError", &text, &[]),
+        Error::Unsupported(_) => raise(py, "Unsupported", &text, &[]),
         Error::Buried => raise(py, "BuriedError", &text, &[]),
         Error::Timeout(_) => raise(py, "Timeout", &text, &[]),
         Error::Os { call, path, errno } => match path {

@@ -13,6 +13,7 @@ mod mapping;
 mod message;
 mod mutex;
 mod objects;
+mod posix;
 mod queue;
 mod receiving;
 mod reservation;
@@ -36,6 +37,12 @@ mod _core {
     use crate::mutex::PyMutex;
     #[pymodule_export]
     use crate::objects::{clean, objects};
+    #[pymodule_export]
+    use crate::posix::queue::{PyPosixQueue, unlink_queue};
+    #[pymodule_export]
+    use crate::posix::semaphore::{PyNamedSemaphore, unlink_semaphore};
+    #[pymodule_export]
+    use crate::posix::sysv::{sysv_remove, sysv_values};
     #[pymodule_export]
     use crate::queue::PyQueue;
     #[pymodule_export]

@@ -14,9 +14,15 @@ pub mod lock;
 #[cfg(not(loom))]
 pub mod map;
 #[cfg(not(loom))]
+pub mod mq;
+#[cfg(not(loom))]
 pub mod proc;
 #[cfg(not(loom))]
 pub mod region;
+#[cfg(not(loom))]
+pub mod semaphore;
+#[cfg(not(loom))]
+pub mod sysv;
 
 /// CPUs that are online on this machine (1 where the kernel does not say).
 pub fn online_cpus() -> usize {
