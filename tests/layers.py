@@ -10,7 +10,9 @@ PYTHON_LAYERS: list[set[str]] = [
     {"__init__"},  # collects the public names; nothing below imports it
     {"__main__"},  # `python -m isthmus`
     {"cli", "logging", "testing", "multiprocessing"},  # faces
-    {"aio", "queue", "topic", "service", "table"},  # patterns
+    {"aio"},  # the same, awaited
+    {"_select"},  # waits for several of them
+    {"queue", "topic", "service", "table"},  # patterns
     {"shm", "posix_mq", "socket", "nats"},  # mechanisms behind the patterns
     # what messages are, and parts of a queue's interface
     {"_arrays", "_dead"},

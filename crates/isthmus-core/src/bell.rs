@@ -33,19 +33,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::error::{Error, Result};
-use crate::memory::Memory;
 use crate::memory::mapping::Mapping;
-use crate::namespace::Namespace;
+use crate::memory::{BELL_BITS, Memory};
+use crate::namespace::{BELL_PREFIX, Namespace};
 use crate::object::{BELL, CELLS, cell};
 use crate::process;
 use crate::sys::fifo::{self, Sent};
 use crate::sys::file::{self, File};
 use crate::sys::proc;
-
-/// How names of bells begin.
-pub(crate) const PREFIX: &str = ".bell-";
-/// Loops that share a wait point are told apart by this many bits.
-pub const BITS: usize = 32;
 
 /// A FIFO that wakes an event loop.
 #[derive(Debug)]
@@ -59,7 +54,7 @@ pub struct Bell {
 }
 
 fn name(id: u64) -> String {
-    format!("{PREFIX}{id:016x}")
+    format!("{BELL_PREFIX}{id:016x}")
 }
 
 impl Bell {
@@ -147,8 +142,8 @@ impl Drop for Bell {
 /// Rings the bells behind these bits of a wait point; false where none of them has a loop any more.
 pub(crate) fn ring(memory: &Mapping, directory: &File, bits: u32) -> bool {
     let mut rung = false;
-    for bit in (0..BITS).filter(|bit| bits & (1 << bit) != 0) {
-        for index in (bit..CELLS).step_by(BITS) {
+    for bit in (0..BELL_BITS).filter(|bit| bits & (1 << bit) != 0) {
+        for index in (bit..CELLS).step_by(BELL_BITS) {
             if memory.load(cell(index, 1)) != BELL {
                 continue;
             }
@@ -162,16 +157,4 @@ pub(crate) fn ring(memory: &Mapping, directory: &File, bits: u32) -> bool {
         }
     }
     rung
-}
-
-impl Namespace {
-    /// Removes the bells of loops that are gone.
-    pub(crate) fn sweep_bells(&self) {
-        let Ok(entries) = std::fs::read_dir(self.path()) else { return };
-        for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-            if name.starts_with(PREFIX) && fifo::has_no_reader(self.directory(), &name) {
-                let _ = file::remove(self.directory(), &name);
-            }
-        }
-    }
 }

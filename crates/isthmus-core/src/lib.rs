@@ -6,8 +6,8 @@
 //! shared_memory                     likewise; memory itself, that grows
 //! lock  wait                        mechanisms inside structures
 //! session                           what every handle is made of
-//! object                            files, lifetime
 //! bell                              event loops that wait, and how they are woken
+//! object                            files, lifetime
 //! registry                          who is alive
 //! namespace  process                where, and fork
 //! memory (mapping | loom | crash)   words and bytes

@@ -7,7 +7,7 @@
 //! another user. Files get the directory's mode without the execute bits; for a group, give the directory
 //! the set-group-id bit (2770), so that files belong to its group.
 //!
-//! Names that begin with a dot belong to Isthmus itself (`.registry`). All other names are objects, or files
+//! Names that begin with a dot belong to Isthmus itself (`.registry`, `.bell-…`). All other names are objects, or files
 //! that somebody put there, which are left alone.
 
 use std::path::{Path, PathBuf};
@@ -15,11 +15,15 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::process::Shelf;
+use crate::sys::fifo;
 use crate::sys::file::{self, File};
 use crate::sys::proc;
 
 /// Longest object name in bytes; leaves room for suffixes below the 255 of file systems.
 pub const MAX_NAME: usize = 200;
+
+/// How names of bells begin, the FIFOs of event loops (`bell.rs`).
+pub(crate) const BELL_PREFIX: &str = ".bell-";
 
 /// Directories this process has swept.
 static SWEPT: Shelf<(u64, u64)> = Shelf::new();
@@ -147,6 +151,16 @@ impl Namespace {
     /// Where an object of this name lives.
     pub fn path_of(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// Removes the bells of event loops that are gone: nobody has them open for reading.
+    pub(crate) fn sweep_bells(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.path) else { return };
+        for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+            if name.starts_with(BELL_PREFIX) && fifo::has_no_reader(&self.directory, &name) {
+                let _ = file::remove(&self.directory, &name);
+            }
+        }
     }
 
     /// All names that could be objects, sorted; what is behind them is not looked at.

@@ -13,15 +13,14 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::bell::Bell;
+use crate::bell::{self, Bell};
 use crate::error::{Death, Error, Result};
 use crate::memory::Peers;
-use crate::memory::mapping::Mapping;
+use crate::memory::mapping::{Bells, Mapping};
 use crate::object::Object;
 use crate::owner::Owner;
 use crate::process;
 use crate::registry::Registry;
-use crate::wait::WaitPoint;
 
 const NO_CELL: usize = usize::MAX;
 
@@ -131,7 +130,9 @@ impl Session {
         // hold the session beside the mapping.
         let memory = unsafe { Mapping::new(map.ptr(), map.len()) };
         // SAFETY: so does the namespace.
-        unsafe { memory.with_bells(self.object.namespace().directory()) }
+        unsafe {
+            memory.with_bells(Bells { directory: self.object.namespace().directory(), ring: bell::ring })
+        }
     }
 
     /// The cell in which an event loop waits for this object, and what will be written into its FIFO. Cells of
@@ -150,16 +151,15 @@ impl Session {
             }
             alive
         });
-        let (cell, token) = self.object.attach_bell(bell)?;
+        let token = bell.next_token();
+        let cell = self.object.attach_bell(bell.id(), token)?;
         ropes.push(Rope { bell: Arc::downgrade(bell), id: bell.id(), epoch, cell, token });
         Ok((cell, token))
     }
 
-    /// No task of an event loop waits at this point any more.
-    pub fn disarm(&self, point: WaitPoint, cell: usize) {
-        if !self.is_closed() && !self.object.shares_bit(cell) {
-            point.disarm(&self.memory(), cell);
-        }
+    /// Whether the bit of this cell in wait points stands for its event loop alone, which may then take it back.
+    pub fn owns_bit(&self, cell: usize) -> bool {
+        !self.is_closed() && !self.object.shares_bit(cell)
     }
 
     /// What [`Session::me`] answers nearly always: the epoch and this process, if nothing has changed.

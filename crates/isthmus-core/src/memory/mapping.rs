@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Memory, Woken};
-use crate::bell;
 use crate::sys::file::File;
 use crate::sys::futex;
 
@@ -14,8 +13,16 @@ use crate::sys::futex;
 pub struct Mapping {
     base: *mut u8,
     size: usize,
-    /// The directory of the namespace, where bells are; null where nobody can wait.
-    directory: *const File,
+    bells: Option<Bells>,
+}
+
+/// How to ring event loops: the directory where their FIFOs are, and who knows how.
+#[derive(Clone, Copy)]
+pub struct Bells {
+    /// The directory of the namespace.
+    pub directory: *const File,
+    /// Rings the bells behind these bits of a wait point of this memory; false where none is there.
+    pub ring: fn(&Mapping, &File, u32) -> bool,
 }
 
 // SAFETY: every access goes through atomics or raw copies of bytes; other processes write to the
@@ -29,16 +36,16 @@ impl Mapping {
     /// `base` must be aligned to 8 and point to `size` bytes of readable, writable, shared memory
     /// that stays mapped as long as this value or any copy of it is used.
     pub const unsafe fn new(base: *mut u8, size: usize) -> Mapping {
-        Mapping { base, size, directory: std::ptr::null() }
+        Mapping { base, size, bells: None }
     }
 
     /// The same memory as one who can ring the bells of a namespace.
     ///
     /// # Safety
-    /// `directory` must live as long as this value or any copy of it is used.
+    /// The directory must live as long as this value or any copy of it is used.
     #[must_use]
-    pub const unsafe fn with_bells(self, directory: *const File) -> Mapping {
-        Mapping { directory, ..self }
+    pub const unsafe fn with_bells(self, bells: Bells) -> Mapping {
+        Mapping { bells: Some(bells), ..self }
     }
 
     /// Address of a byte range, for views; checked against the mapping.
@@ -125,8 +132,11 @@ impl Memory for Mapping {
     }
 
     fn ring(&self, bits: u32) -> bool {
-        // SAFETY: null, or alive as `with_bells` asks.
-        unsafe { self.directory.as_ref() }.is_some_and(|directory| bell::ring(self, directory, bits))
+        self.bells.is_some_and(|bells| {
+            // SAFETY: alive, as `with_bells` asks.
+            let directory = unsafe { &*bells.directory };
+            (bells.ring)(self, directory, bits)
+        })
     }
 }
 

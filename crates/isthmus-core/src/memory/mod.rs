@@ -23,6 +23,9 @@ use crate::error::Death;
 use crate::owner::Owner;
 pub use crate::sys::futex::Woken;
 
+/// Event loops that share a wait point are told apart by this many bits.
+pub const BELL_BITS: usize = 32;
+
 /// Words and bytes shared with other processes.
 pub trait Memory {
     /// Length in bytes.

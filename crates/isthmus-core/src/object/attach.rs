@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 
 use super::Object;
 use super::header::{BELL, CELLS, cell};
-use crate::bell::{BITS, Bell};
+
 use crate::error::{Error, Result};
+use crate::memory::BELL_BITS as BITS;
 use crate::owner::Owner;
 
 impl Object {
@@ -38,14 +39,14 @@ impl Object {
     }
 
     /// Takes a cell for an event loop; it says which FIFO to ring, and what to write into it.
-    pub(crate) fn attach_bell(&self, bell: &Bell) -> Result<(usize, u32)> {
+    pub(crate) fn attach_bell(&self, id: u64, token: u32) -> Result<usize> {
         let index = self.attach()?;
-        let token = bell.next_token();
+
         self.map().word(cell(index, 2)).store(u64::from(token), Ordering::Release);
-        self.map().word(cell(index, 3)).store(bell.id(), Ordering::Release);
+        self.map().word(cell(index, 3)).store(id, Ordering::Release);
         // SYNC(bell): whoever sees the role sees the two before it.
         self.map().word(cell(index, 1)).store(BELL, Ordering::Release);
-        Ok((index, token))
+        Ok(index)
     }
 
     /// Whether the bit of a bell's cell in wait points stands for other bells as well.
