@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 
 use crate::arguments::Timeout;
 use crate::errors::{OrRaise, number, raise};
+use crate::signals::heed;
 
 /// Looks at a condition before the GIL is given up; about 2 us, less than giving it up and getting it back
 /// costs when other threads want it.
@@ -107,12 +108,13 @@ fn drive_on<T>(
         }
         let owner = me(handle, end).or_raise(py)?;
         if !look_briefly(|| queue.is_ready(on)) {
-            py.check_signals()?;
+            let for_work = on == On::Messages && !matches!(timeout, Timeout::Try);
+            heed(py, for_work)?;
             let until =
                 if matches!(on, On::ProducerLock | On::ConsumerLock) { lock_deadline } else { deadline };
             let waited = py.detach(|| handle.wait(owner, attempt, on, until)).or_raise(py)?;
             // After every sleep, interrupted or not: a signal may have come just before it.
-            py.check_signals()?;
+            heed(py, for_work)?;
             if waited == Waited::TimedOut {
                 if last {
                     return Ok(Err(on));

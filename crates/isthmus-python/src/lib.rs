@@ -19,6 +19,7 @@ mod receiving;
 mod reservation;
 mod sending;
 mod shared_memory;
+mod signals;
 mod value;
 mod waits;
 
@@ -49,6 +50,12 @@ mod _core {
     use crate::reservation::PyReservation;
     #[pymodule_export]
     use crate::shared_memory::PySharedMemory;
+    #[pymodule_export]
+    use crate::signals::{
+        signal_again, signal_capture, signal_descriptor, signal_forget, signal_queue, signal_release,
+        signal_stopping, signal_unblock_main, signal_window, timer_create, timer_delete, timer_descriptor,
+        timer_left, timer_left_descriptor, timer_set, timer_set_descriptor,
+    };
     #[pymodule_export]
     use crate::value::PyValue;
     #[pymodule_export]

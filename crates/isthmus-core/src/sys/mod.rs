@@ -22,6 +22,8 @@ pub mod region;
 #[cfg(not(loom))]
 pub mod semaphore;
 #[cfg(not(loom))]
+pub mod signal;
+#[cfg(not(loom))]
 pub mod sysv;
 
 /// CPUs that are online on this machine (1 where the kernel does not say).
