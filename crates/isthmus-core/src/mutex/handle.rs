@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::{BODY_SIZE, Found, Mutex};
-use crate::error::{Death, Result};
+use crate::error::{Death, Error, Result};
 use crate::lock::Slices;
 use crate::memory::mapping::Mapping;
 use crate::namespace::Namespace;
@@ -28,20 +28,23 @@ pub struct MutexHandle {
     held_in: AtomicU64,
 }
 
-fn spec(persistent: bool) -> Spec {
-    Spec {
-        kind: MUTEX,
-        version: VERSION,
-        size: (BODY + BODY_SIZE).next_multiple_of(4096) as u64,
-        attributes: [0; 16],
-        persistent,
+const SIZE: u64 = (BODY + BODY_SIZE).next_multiple_of(4096) as u64;
+
+fn check(_: &[u64; 16], size: u64) -> Result<()> {
+    match size {
+        SIZE => Ok(()),
+        other => Err(Error::Corrupt(format!("a mutex takes {SIZE} bytes, this file has {other}"))),
     }
+}
+
+fn spec(persistent: bool) -> Spec {
+    Spec { kind: MUTEX, version: VERSION, size: SIZE, attributes: [0; 16], persistent }
 }
 
 impl MutexHandle {
     /// Opens or creates a named mutex.
     pub fn open(namespace: &Arc<Namespace>, name: &str, mode: Mode) -> Result<MutexHandle> {
-        let object = Object::open(namespace, name, mode, &spec(false), &|_| Ok(()), &|_| Ok(()))?;
+        let object = Object::open(namespace, name, mode, &spec(false), &|_| Ok(()), &check)?;
         MutexHandle::new(object)
     }
 
@@ -52,7 +55,7 @@ impl MutexHandle {
 
     /// Opens the mutex behind another process's descriptor.
     pub fn from_fd_of(namespace: &Arc<Namespace>, pid: u32, fd: i32, nonce: u64) -> Result<MutexHandle> {
-        let object = Object::from_fd_of(namespace, pid, fd, nonce, (MUTEX, VERSION), &|_| Ok(()))?;
+        let object = Object::from_fd_of(namespace, pid, fd, nonce, (MUTEX, VERSION), &check)?;
         MutexHandle::new(object)
     }
 

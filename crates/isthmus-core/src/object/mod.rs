@@ -72,14 +72,14 @@ impl Spec {
 
 impl Object {
     /// Opens or creates a named object. `init` writes the body of a new one before anybody can see it;
-    /// `check` sees the attributes of an existing one and may refuse them.
+    /// `check` sees the attributes and the length of an existing one and may refuse them.
     pub fn open(
         namespace: &Arc<Namespace>,
         name: &str,
         mode: Mode,
         spec: &Spec,
         init: &dyn Fn(&Map) -> Result<()>,
-        check: &dyn Fn(&[u64; 16]) -> Result<()>,
+        check: &dyn Fn(&[u64; 16], u64) -> Result<()>,
     ) -> Result<Object> {
         open::open(namespace, name, mode, spec, init, check)
     }
@@ -102,7 +102,7 @@ impl Object {
         fd: i32,
         nonce: u64,
         (kind, version): (u32, u32),
-        check: &dyn Fn(&[u64; 16]) -> Result<()>,
+        check: &dyn Fn(&[u64; 16], u64) -> Result<()>,
     ) -> Result<Object> {
         open::of_process(namespace, (pid, fd, nonce), (kind, version), check)
     }

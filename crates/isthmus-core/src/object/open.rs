@@ -42,7 +42,7 @@ use crate::sys::map::Map;
 use crate::sys::{clock, limits, proc};
 
 pub(super) type Init<'a> = &'a dyn Fn(&Map) -> Result<()>;
-pub(super) type Check<'a> = &'a dyn Fn(&[u64; 16]) -> Result<()>;
+pub(super) type Check<'a> = &'a dyn Fn(&[u64; 16], u64) -> Result<()>;
 
 pub(super) fn open(
     namespace: &Arc<Namespace>,
@@ -156,11 +156,12 @@ fn accept(
 ) -> Result<Object> {
     let found = file.stat()?;
     header.validate(expected, found.size)?;
+    // Refused before memory is taken for it: a header may lie about how much that is.
+    check(&header.attributes, header.total)?;
     if found.reserved < found.size {
         // Holes (somebody copied the file): reserve them now instead of a SIGBUS later.
         limits::reserve(&file, found.size, Some((namespace.directory(), namespace.path())))?;
     }
-    check(&header.attributes)?;
     let map = Map::shared(to_map.unwrap_or(&file), header.total as usize)?;
     Ok(Object::new(namespace.clone(), registry.clone(), name, file, map, header, false))
 }

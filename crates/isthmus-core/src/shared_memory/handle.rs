@@ -55,6 +55,16 @@ impl Attributes<'_> {
     }
 }
 
+/// Refuses a file whose content begins elsewhere.
+fn check_start(name: &str, start: u64) -> Result<()> {
+    match start {
+        CONTENT => Ok(()),
+        other => Err(Error::Corrupt(format!(
+            "{name} says that its content begins at {other}, and it begins at {CONTENT}"
+        ))),
+    }
+}
+
 /// An open shared memory.
 pub struct SharedMemoryHandle {
     // Before the session: it points into the session's mapping, and fields drop in order.
@@ -84,13 +94,8 @@ impl SharedMemoryHandle {
             asked.format(map);
             Ok(())
         };
-        let object = Object::open(namespace, name, mode, &asked.spec(), &init, &|_| Ok(()))?;
-        if object.map().len() as u64 != CONTENT {
-            return Err(Error::Corrupt(format!(
-                "{name} says that its content begins at {}, and it begins at {CONTENT}",
-                object.map().len()
-            )));
-        }
+        let object =
+            Object::open(namespace, name, mode, &asked.spec(), &init, &|_, start| check_start(name, start))?;
         if let Some(persistent) = asked.persistent.filter(|p| *p != object.persistent()) {
             return Err(Error::Incompatible(format!(
                 "the shared memory exists with persistent={} and {persistent} was asked for",

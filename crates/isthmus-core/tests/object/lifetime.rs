@@ -166,7 +166,7 @@ fn anonymous_objects_travel_as_pid_descriptor_and_nonce() {
     let (pid, fd, nonce) = (std::process::id(), object.fd(), object.nonce());
     let path = scratch.path().to_owned();
     let receive = |namespace: &Arc<Namespace>, nonce: u64, kind: (u32, u32)| {
-        Object::from_fd_of(namespace, pid, fd, nonce, kind, &|_| Ok(()))
+        Object::from_fd_of(namespace, pid, fd, nonce, kind, &|_, _| Ok(()))
     };
     fork(|_| {
         let namespace = Namespace::open(Some(&path)).unwrap();
@@ -188,6 +188,6 @@ fn anonymous_objects_travel_as_pid_descriptor_and_nonce() {
         receive(&namespace, nonce, (QUEUE, 1)),
         Err(Error::NotFound(_) | Error::Incompatible(_))
     ));
-    let gone = Object::from_fd_of(&namespace, 1 << 30, 3, nonce, (QUEUE, 1), &|_| Ok(()));
+    let gone = Object::from_fd_of(&namespace, 1 << 30, 3, nonce, (QUEUE, 1), &|_, _| Ok(()));
     assert!(gone.unwrap_err().to_string().contains("must live"));
 }

@@ -39,7 +39,8 @@ fn init(map: &Map) -> Result<()> {
 }
 
 fn open_as(namespace: &Arc<Namespace>, name: &str, mode: Mode, spec: &Spec) -> Result<Object> {
-    Object::open(namespace, name, mode, spec, &init, &|attributes| {
+    Object::open(namespace, name, mode, spec, &init, &|attributes, size| {
+        assert_eq!(size, SIZE);
         assert_eq!(*attributes, [7; 16]);
         Ok(())
     })

@@ -58,7 +58,7 @@ fn files_that_do_not_fit_are_refused_with_both_sides_and_stay() {
     let _held = open(&namespace, "held");
     let text = open_as(&namespace, "held", Mode::Open, &kind).unwrap_err().to_string();
     assert!(text.contains("a queue") && text.contains("a mutex"), "{text}");
-    let refused = Object::open(&namespace, "held", Mode::Open, &spec(), &init, &|_| {
+    let refused = Object::open(&namespace, "held", Mode::Open, &spec(), &init, &|_, _| {
         Err(Error::Incompatible("attributes".to_owned()))
     });
     assert!(matches!(refused, Err(Error::Incompatible(text)) if text == "attributes"));
@@ -78,7 +78,7 @@ fn a_refusal_does_not_keep_the_last_users_name() {
     let (_alone, scratch) = alone();
     let namespace = scratch.open();
     let object = open(&namespace, "x");
-    let refused = Object::open(&namespace, "x", Mode::Open, &spec(), &init, &|_| {
+    let refused = Object::open(&namespace, "x", Mode::Open, &spec(), &init, &|_, _| {
         object.close(); // finds our shared lock and leaves the name to us
         Err(Error::Invalid("no".to_owned()))
     });
@@ -96,7 +96,7 @@ fn a_failed_init_leaves_nothing() {
         Mode::Create,
         &spec(),
         &|_| Err(Error::Invalid("no".to_owned())),
-        &|_| Ok(()),
+        &|_, _| Ok(()),
     );
     assert!(failed.is_err() && scratch.names().is_empty());
     let small = Spec { size: 100, ..spec() };
