@@ -91,6 +91,9 @@ pub struct Attributes {
     pub persistent: Option<bool>,
 }
 
+/// Looks at a table of attachments that changes under them: damaged memory may do so for ever.
+const LOOKS: usize = 100;
+
 /// An open queue.
 pub struct QueueHandle {
     // Before the session: it points into the session's mapping, and fields drop in order.
@@ -123,9 +126,16 @@ impl Attributes {
         Ok((spec, geometry))
     }
 
-    /// Refuses an existing queue that differs in what was asked for.
-    fn check(&self, found: &[u64; 16]) -> Result<()> {
+    /// Refuses an existing queue that differs in what was asked for, or from what it says of itself.
+    fn check(&self, found: &[u64; 16], size: u64) -> Result<()> {
         let geometry = geometry(found)?;
+        let whole = (BODY + geometry.body_size()) as u64;
+        if size != whole {
+            return Err(Error::Corrupt(format!(
+                "a queue of capacity {} takes {whole} bytes, this file has {size}",
+                geometry.capacity
+            )));
+        }
         let differs = |what: &str, found: &dyn std::fmt::Display, asked: &dyn std::fmt::Display| {
             Err(Error::Incompatible(format!(
                 "the queue exists with {what}={found} and {what}={asked} was asked for"
@@ -183,8 +193,9 @@ impl QueueHandle {
         asked: &Attributes,
     ) -> Result<QueueHandle> {
         let (spec, geometry) = asked.spec(namespace)?;
-        let object =
-            Object::open(namespace, name, mode, &spec, &format(geometry), &|found| asked.check(found))?;
+        let object = Object::open(namespace, name, mode, &spec, &format(geometry), &|found, size| {
+            asked.check(found, size)
+        })?;
         if let Some(persistent) = asked.persistent.filter(|p| *p != object.persistent()) {
             return Err(Error::Incompatible(format!(
                 "the queue exists with persistent={} and {persistent} was asked for",
@@ -202,21 +213,13 @@ impl QueueHandle {
 
     /// Opens the queue behind another process's descriptor.
     pub fn from_fd_of(namespace: &Arc<Namespace>, pid: u32, fd: i32, nonce: u64) -> Result<QueueHandle> {
-        let check = |found: &[u64; 16]| Attributes::default().check(found);
+        let check = |found: &[u64; 16], size| Attributes::default().check(found, size);
         QueueHandle::new(Object::from_fd_of(namespace, pid, fd, nonce, (QUEUE, VERSION), &check)?)
     }
 
     fn new(object: Object) -> Result<QueueHandle> {
         let attributes = object.attributes();
         let geometry = geometry(&attributes)?;
-        if object.map().len() != BODY + geometry.body_size() {
-            return Err(Error::Corrupt(format!(
-                "a queue of capacity {} takes {} bytes, this file has {}",
-                geometry.capacity,
-                BODY + geometry.body_size(),
-                object.map().len()
-            )));
-        }
         let session = Session::new(object)?;
         let deliveries = max_deliveries(&attributes);
         let queue = Queue::new(session.memory(), Arc::clone(session.registry()), BODY, geometry, deliveries);
@@ -287,12 +290,12 @@ impl QueueHandle {
         // Looked at twice until nothing has changed in between: one look at the table, cell by cell, can miss
         // a producer that comes while another goes.
         let mut attached = self.session.object().attachments();
-        loop {
-            let again = self.session.object().attachments();
-            if again == attached {
-                break;
-            }
-            attached = again;
+        let settled = (0..LOOKS).any(|_| {
+            let before = std::mem::replace(&mut attached, self.session.object().attachments());
+            before == attached
+        });
+        if !settled {
+            return Ok(()); // somebody comes or goes all the time, so somebody is there
         }
         let mut lost = None;
         for (_, owner, roles) in attached {
@@ -435,7 +438,9 @@ pub fn peek(namespace: &Namespace, listing: &Listing) -> Option<(u64, u64)> {
     let geometry = geometry(&listing.attributes).ok()?;
     let size = BODY + geometry.body_size();
     let file = crate::sys::file::open_at(namespace.directory(), &listing.name, false).ok()??;
-    if listing.version != VERSION || file.stat().ok()?.size != size as u64 {
+    let found = file.stat().ok()?;
+    // A hole would take memory to look at, and end by SIGBUS where there is none.
+    if listing.version != VERSION || found.size != size as u64 || found.reserved < found.size {
         return None;
     }
     let map = Map::read_only(&file, size).ok()?;

@@ -94,6 +94,10 @@ impl Registry {
             if opened.identity() != (found.dev, found.ino) {
                 continue; // replaced in between by a new one: look again
             }
+            if opened.stat()?.reserved < FILE_SIZE {
+                // Holes (somebody copied the file): reserve them now instead of a SIGBUS later.
+                limits::reserve(&opened, FILE_SIZE, Some((namespace.directory(), namespace.path())))?;
+            }
             let map = Map::shared(&opened, FILE_SIZE as usize)?;
             let registry = Arc::new(Registry {
                 identity: layout::check_header(&map, &path)?,

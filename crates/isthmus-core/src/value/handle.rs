@@ -37,6 +37,14 @@ impl Type {
             other => Err(Error::Corrupt(format!("the value's header gives a type of {other}"))),
         }
     }
+
+    /// The type in the header of a file of this length.
+    fn checked(attributes: &[u64; 16], size: u64) -> Result<Type> {
+        if size != SIZE as u64 {
+            return Err(Error::Corrupt(format!("a value takes {SIZE} bytes, this file has {size}")));
+        }
+        Type::of(attributes)
+    }
 }
 
 impl fmt::Display for Type {
@@ -98,8 +106,8 @@ impl Attributes {
     }
 
     /// Refuses an existing value of another type.
-    fn check(&self, found: &[u64; 16]) -> Result<()> {
-        let found = Type::of(found)?;
+    fn check(&self, found: &[u64; 16], size: u64) -> Result<()> {
+        let found = Type::checked(found, size)?;
         match self.kind {
             Some(asked) if asked != found => Err(Error::Incompatible(format!(
                 "the value exists with type={found} and type={asked} was asked for"
@@ -134,7 +142,9 @@ impl ValueHandle {
             asked.format(map);
             Ok(())
         };
-        let object = Object::open(namespace, name, mode, &asked.spec(), &init, &|found| asked.check(found))?;
+        let object = Object::open(namespace, name, mode, &asked.spec(), &init, &|found, size| {
+            asked.check(found, size)
+        })?;
         if let Some(persistent) = asked.persistent.filter(|p| *p != object.persistent()) {
             return Err(Error::Incompatible(format!(
                 "the value exists with persistent={} and {persistent} was asked for",
@@ -155,18 +165,12 @@ impl ValueHandle {
 
     /// Opens the value behind another process's descriptor.
     pub fn from_fd_of(namespace: &Arc<Namespace>, pid: u32, fd: i32, nonce: u64) -> Result<ValueHandle> {
-        let check = |found: &[u64; 16]| Type::of(found).map(drop);
+        let check = |found: &[u64; 16], size| Type::checked(found, size).map(drop);
         ValueHandle::new(Object::from_fd_of(namespace, pid, fd, nonce, (VALUE, VERSION), &check)?)
     }
 
     fn new(object: Object) -> Result<ValueHandle> {
         let kind = Type::of(&object.attributes())?;
-        if object.map().len() != SIZE {
-            return Err(Error::Corrupt(format!(
-                "a value takes {SIZE} bytes, this file has {}",
-                object.map().len()
-            )));
-        }
         let session = Session::new(object)?;
         let value = Value::new(session.memory(), BODY);
         Ok(ValueHandle { value, session, kind })
@@ -195,7 +199,9 @@ impl ValueHandle {
 pub fn peek(namespace: &Namespace, listing: &Listing) -> Option<Typed> {
     let kind = Type::of(&listing.attributes).ok()?;
     let file = file::open_at(namespace.directory(), &listing.name, false).ok()??;
-    if listing.version != VERSION || file.stat().ok()?.size != SIZE as u64 {
+    let found = file.stat().ok()?;
+    // A hole would take memory to look at, and end by SIGBUS where there is none.
+    if listing.version != VERSION || found.size != SIZE as u64 || found.reserved < found.size {
         return None;
     }
     let map = Map::read_only(&file, SIZE).ok()?;
