@@ -41,6 +41,7 @@ from ._errors import (
     Unsupported,
 )
 from ._objects import ObjectInfo, clean, objects
+from ._select import Writable, select
 from .mutex import Mutex
 from .queue import Queue, QueueStats
 from .value import Value
@@ -75,8 +76,10 @@ __all__ = [
     "Unsupported",
     "Value",
     "View",
+    "Writable",
     "clean",
     "objects",
+    "select",
 ]
 
 # Users see, catch and pickle `isthmus.Full`, wherever it is written down.

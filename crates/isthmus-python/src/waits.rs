@@ -149,10 +149,10 @@ impl PyWait {
 
     /// Nobody waits with this bell at this point any more.
     fn disarm(&self, bell: &PyBell) {
-        if let (Some(point), Ok((cell, _))) = (self.0.point(), self.0.session().bell(&bell.0)) {
-            if self.0.session().owns_bit(cell) {
-                point.disarm(&self.0.session().memory(), cell);
-            }
+        if let (Some(point), Ok((cell, _))) = (self.0.point(), self.0.session().bell(&bell.0))
+            && self.0.session().owns_bit(cell)
+        {
+            point.disarm(&self.0.session().memory(), cell);
         }
     }
 

@@ -1,13 +1,14 @@
 """What is under every asynchronous wait: one driver a loop, one bell (a FIFO) a loop and namespace.
 
-A call that cannot go on says what it waits for (`_core.Wait`). Its task joins the *group* of those who wait for the
-same, and the group has the object ring the loop's bell. Nobody else is woken, no thread runs, nothing is polled. When
-the bell rings, the first of the group tries again, and only when it has its message (or finds none) the next
-one does: as with threads asleep on a futex, a wake-up that was not used is handed on, so cancelling a task at any
-moment loses neither a message nor a wake-up: what is taken is taken in the task itself, after its last `await`.
+A call that cannot go on says what it waits for (`_core.Wait`). Its task joins the *group* of those who wait
+for the same, and the group has the object ring the loop's bell. Nobody else is woken, no thread runs, nothing
+is polled. When the bell rings, the first of the group tries again, and only when it has its message (or finds
+none) the next one does: as with threads asleep on a futex, a wake-up that was not used is handed on, so
+cancelling a task at any moment loses neither a message nor a wake-up: what is taken is taken in the task
+itself, after its last `await`.
 
-Wake-ups that were lost with a killed process, and what the dead hold, are looked after by one timer a loop, every
-200 ms (80 ms where deaths matter), as long as anybody waits.
+Wake-ups that were lost with a killed process, and what the dead hold, are looked after by one timer a loop,
+every 200 ms (80 ms where deaths matter), as long as anybody waits.
 """
 
 import asyncio
@@ -21,9 +22,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from .. import _core
-from .._core import ASK, LAST
-from .._errors import WouldBlock
+from isthmus import _core
+from isthmus._core import ASK, LAST
+from isthmus._errors import WouldBlock
 
 __all__ = ["Driver", "End", "check", "checkpoint", "settle", "until"]
 
@@ -147,7 +148,8 @@ class _Rope:
         del groups[group.key]
         if not groups:
             del self.groups[group.token]
-        # A bit left behind would swallow a wake-up of others. Those of this loop who wait at the same point arm again.
+        # A bit left behind would swallow a wake-up of others. Those of this loop who wait at the same point
+        # arm again.
         if group.armed:
             wait.disarm(self.bell)
             for other in list(groups.values()):
@@ -209,7 +211,7 @@ class Driver:
         return rope
 
     async def wait(self, waiter: Waiter, deadline: float | None) -> bool:
-        """Waits until trying again may go on; False where the deadline came first. Then `done` must follow."""
+        """Waits until trying again may go on; False if the deadline came first. `done` must follow."""
         wait = waiter.wait
         start = time.perf_counter_ns()
         if waiter.group is None and (wait.ready_soon() or await self._spin(wait, start)):
@@ -218,7 +220,8 @@ class Driver:
         if wait.point is None:
             return await self._doze(wait, deadline)
         loop = asyncio.get_running_loop()
-        future = waiter.future = loop.create_future()
+        future: asyncio.Future[bool] = loop.create_future()
+        waiter.future = future
         group, again = waiter.group, waiter.group is not None
         if group is not None:
             # Woken, and another was faster: it is still the first.
@@ -277,7 +280,7 @@ class Driver:
             self._budget_ns = max(self._budget_ns // 2, _SPIN_MIN_NS)
 
     async def _doze(self, wait: _core.Wait, deadline: float | None) -> bool:
-        """Waits for a lock that is held for less than a microsecond, unless its holder was stopped or killed."""
+        """Waits for a lock that is held for less than a microsecond, unless its holder was stopped."""
         loop = asyncio.get_running_loop()
         nap = 0.001
         end = None if deadline is None else max(deadline, loop.time() + 0.1)
@@ -338,7 +341,8 @@ def _close(ropes: dict[str, _Rope]) -> None:
 
 
 def _forked() -> None:
-    # The loops are the parent's, and must not look alive when it is gone because a child has their bells open.
+    # The loops are the parent's, and must not look alive when it is gone because a child has their bells
+    # open.
     global _drivers, _lock  # noqa: PLW0603 - a child starts anew
     for driver in list(_drivers.values()):
         for rope in driver._ropes.values():
@@ -354,7 +358,7 @@ os.register_at_fork(after_in_child=_forked)
 async def settle(
     call: Callable[[Any], R], make: Callable[[int], _core.Wait], on: int, timeout: float | None
 ) -> R:
-    """Waits until `call(ASK)`, which was blocked `on` this, goes through; `call(LAST)` says what is wrong in the end."""
+    """Waits until `call(ASK)`, which was blocked `on` this, goes through, or `call(LAST)` says why not."""
     check(timeout)
     if timeout == 0:
         return call(LAST)

@@ -7,16 +7,17 @@ import weakref
 from types import TracebackType
 from typing import Any, Self
 
-from .. import _core
-from .._core import ASK
-from .._errors import DeadlockError, OwnerDied, WouldBlock
-from ..mutex import Mutex as SyncMutex
+from isthmus import _core
+from isthmus._core import ASK
+from isthmus._errors import DeadlockError, OwnerDied, WouldBlock
+from isthmus.mutex import Mutex as SyncMutex
+
 from ._driver import check, settle
 
 __all__ = ["Mutex", "context"]
 
-# Numbers of tasks in owner words begin where thread ids end (PID_MAX_LIMIT) and have 24 bits. One is given out
-# again after twelve million tasks, which could then be taken for each other if both still lived.
+# Numbers of tasks in owner words begin where thread ids end (PID_MAX_LIMIT) and have 24 bits. One is given
+# out again after twelve million tasks, which could then be taken for each other if both still lived.
 _FIRST, _LAST = (1 << 22) + 1, (1 << 24) - 1
 _numbers = itertools.cycle(range(_FIRST, _LAST + 1))
 _contexts: "weakref.WeakKeyDictionary[asyncio.Task[Any], int]" = weakref.WeakKeyDictionary()
@@ -36,11 +37,11 @@ def context() -> int:
 class Mutex:
     """A mutex from asyncio: held by a task, against the tasks, threads and processes that share it.
 
-    `aio.Mutex(m)` wraps an open `isthmus.Mutex`, which goes on working; `aio.Mutex(name, …)` opens or creates one
-    with the arguments of `isthmus.Mutex`. `async with mutex:` holds it. Death of an owner is as there: `OwnerDied`
-    until somebody has repaired what it protects in `async with mutex.recover():`. A task that is
-    cancelled while it waits holds nothing, and its wake-up goes to the next; one that ends holding it leaves it held,
-    as a thread would.
+    `aio.Mutex(m)` wraps an open `isthmus.Mutex`, which goes on working; `aio.Mutex(name, …)` opens or creates
+    one with the arguments of `isthmus.Mutex`. `async with mutex:` holds it. Death of an owner is as there:
+    `OwnerDied` until somebody has repaired what it protects in `async with mutex.recover():`. A task that is
+    cancelled while it waits holds nothing, and its wake-up goes to the next; one that ends holding it leaves
+    it held, as a thread would.
     """
 
     __slots__ = ("__weakref__", "_mutex")
@@ -48,7 +49,9 @@ class Mutex:
     def __init__(self, mutex: SyncMutex | str | None = None, **attributes: Any) -> None:
         if isinstance(mutex, SyncMutex):
             if attributes:
-                raise TypeError(f"{', '.join(attributes)}: attributes are for opening a mutex, not for wrapping one")
+                raise TypeError(
+                    f"{', '.join(attributes)}: attributes are for opening a mutex, not for wrapping one"
+                )
             self._mutex = mutex
         else:
             self._mutex = SyncMutex(mutex, **attributes)
@@ -74,8 +77,8 @@ class Mutex:
     async def acquire(self, timeout: float | None = None) -> bool:
         """Takes the mutex; False when `timeout` seconds went by (None waits, 0 tries).
 
-        Raises `OwnerDied` as `isthmus.Mutex.acquire` does, and `DeadlockError` where this task holds it already and
-        would wait for ever.
+        Raises `OwnerDied` as `isthmus.Mutex.acquire` does, and `DeadlockError` where this task holds it
+        already and would wait for ever.
         """
         check(timeout)
         me = context()

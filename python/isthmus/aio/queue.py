@@ -5,16 +5,17 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
-from .. import _core
-from .._core import ASK
-from .._errors import IsthmusError, ShutDown, WouldBlock
-from ..queue import Queue as SyncQueue
-from ..queue import QueueStats
+from isthmus import _core
+from isthmus._core import ASK
+from isthmus._errors import IsthmusError, ShutDown, WouldBlock
+from isthmus.queue import Queue as SyncQueue
+from isthmus.queue import QueueStats
+
 from ._driver import End, check, checkpoint, settle
 from ._driver import until as wait_until
 
 if TYPE_CHECKING:
-    from .._dead import DeadLetters
+    from isthmus._dead import DeadLetters
 
 __all__ = ["Queue"]
 
@@ -31,10 +32,10 @@ _BATCH = 512
 class Queue(Generic[T]):
     """A queue from asyncio, beside the threads and processes that use it.
 
-    `aio.Queue(q)` wraps an open `isthmus.Queue`, which goes on working; `aio.Queue(name, …)` opens or creates one
-    with the arguments of `isthmus.Queue`. What may wait is awaited and behaves as its namesake there; what never
-    waits (`qsize`, `stats`, `close`, `unlink`, the properties) is called as there. A task that is cancelled
-    loses no message and no wake-up.
+    `aio.Queue(q)` wraps an open `isthmus.Queue`, which goes on working; `aio.Queue(name, …)` opens or creates
+    one with the arguments of `isthmus.Queue`. What may wait is awaited and behaves as its namesake there;
+    what never waits (`qsize`, `stats`, `close`, `unlink`, the properties) is called as there. A task that is
+    cancelled loses no message and no wake-up.
     """
 
     __slots__ = ("__weakref__", "_queue", "_turn")
@@ -42,7 +43,9 @@ class Queue(Generic[T]):
     def __init__(self, queue: "SyncQueue[T] | str | None" = None, **attributes: Any) -> None:
         if isinstance(queue, SyncQueue):
             if attributes:
-                raise TypeError(f"{', '.join(attributes)}: attributes are for opening a queue, not for wrapping one")
+                raise TypeError(
+                    f"{', '.join(attributes)}: attributes are for opening a queue, not for wrapping one"
+                )
             self._queue: SyncQueue[T] = queue
         else:
             self._queue = SyncQueue(queue, **attributes)
@@ -86,8 +89,8 @@ class Queue(Generic[T]):
     ) -> None:
         """Puts a message; see `isthmus.Queue.put`.
 
-        Cancelled while it waits for room, nothing was put; cancelled while it waits `until` a consumer has it, the
-        message stays in the queue.
+        Cancelled while it waits for room, nothing was put; cancelled while it waits `until` a consumer has
+        it, the message stays in the queue.
         """
         if until is None:
             await self._run(lambda t: self._queue.put(message, t, priority=priority), timeout)
@@ -111,7 +114,8 @@ class Queue(Generic[T]):
     def lease(self, timeout: float | None = None, *, view: bool = False) -> "_Leasing":
         """Takes the next message on lease: `async with q.lease() as job:` or `job = await q.lease()`.
 
-        See `isthmus.Queue.lease`. A lease never waits: `with job:`, `job.ack()` and `job.nack()` are as there.
+        See `isthmus.Queue.lease`. A lease never waits: `with job:`, `job.ack()` and `job.nack()` are as
+        there.
         """
         return _Leasing(self._run(lambda t: self._queue.lease(t, view=view), timeout))
 
@@ -295,11 +299,13 @@ class _Leasing:
         self._taking = taking
 
     def __await__(self) -> Generator[Any, None, _core.Lease]:
-        return self._taking.__await__()  # type: ignore[no-any-return]
+        lease: Generator[Any, None, _core.Lease] = self._taking.__await__()
+        return lease
 
     async def __aenter__(self) -> _core.Lease:
-        self._lease: _core.Lease = await self._taking
-        return self._lease
+        lease: _core.Lease = await self._taking
+        self._lease = lease
+        return lease
 
     async def __aexit__(
         self,
@@ -313,7 +319,7 @@ class _Leasing:
 class _Reserving:
     """What `aio.Queue.reserve` gives: memory between entering and leaving."""
 
-    __slots__ = ("_queue", "_reserve", "_reservation", "_timeout")
+    __slots__ = ("_queue", "_reservation", "_reserve", "_timeout")
 
     def __init__(self, queue: Queue[Any], reserve: Callable[[Any], Any], timeout: float | None) -> None:
         self._queue = queue
