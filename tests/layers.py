@@ -19,6 +19,7 @@ PYTHON_LAYERS: list[set[str]] = [
     {"_codec"},
     # mechanisms used directly
     {
+        "_inspect",
         "_objects",
         "fifo",
         "mapped_file",

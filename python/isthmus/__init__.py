@@ -40,13 +40,15 @@ from ._errors import (
     Undelivered,
     Unsupported,
 )
-from ._objects import ObjectInfo, clean, objects
+from ._inspect import Attachment, Inspection, PeekedMessage, inspect
+from ._objects import ObjectInfo, clean, objects, remove
 from ._select import Writable, select
 from .mutex import Mutex
 from .queue import Queue, QueueStats
 from .value import Value
 
 __all__ = [
+    "Attachment",
     "BuriedError",
     "ClosedError",
     "Codec",
@@ -57,6 +59,7 @@ __all__ = [
     "Empty",
     "Full",
     "IncompatibleError",
+    "Inspection",
     "InvalidMessage",
     "IsthmusError",
     "Lease",
@@ -65,6 +68,7 @@ __all__ = [
     "NotOwnerError",
     "ObjectInfo",
     "OwnerDied",
+    "PeekedMessage",
     "PeerDied",
     "Queue",
     "QueueStats",
@@ -78,7 +82,9 @@ __all__ = [
     "View",
     "Writable",
     "clean",
+    "inspect",
     "objects",
+    "remove",
     "select",
 ]
 

@@ -24,7 +24,9 @@ __all__ = [
     "View",
     "__version__",
     "clean",
+    "look",
     "objects",
+    "remove",
     "reserve",
     "signal_again",
     "signal_capture",
@@ -361,6 +363,24 @@ def objects(
     ]
 ]: ...
 def clean(namespace_: str | PathLike[str] | None = None) -> list[str]: ...
+def remove(name: str, namespace_: str | PathLike[str] | None = None) -> None: ...
+def look(
+    name: str, messages: int, size: int, namespace_: str | PathLike[str] | None = None
+) -> tuple[
+    tuple[
+        str,
+        int,
+        float,
+        bool,
+        int,
+        list[tuple[int, str, int, list[str], int, int, int, int]],
+        str | None,
+    ],
+    dict[str, Any],
+    dict[str, Any],
+    dict[str, Any],
+    list[tuple[str, int, int, int, int, int | None, int | None, str, bytes]],
+]: ...
 
 @disjoint_base
 class PosixQueue:

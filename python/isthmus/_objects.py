@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from . import _core
 
-__all__ = ["ObjectInfo", "clean", "objects"]
+__all__ = ["ObjectInfo", "clean", "objects", "remove"]
 
 
 class ObjectInfo(NamedTuple):
@@ -39,3 +39,13 @@ def objects(namespace: str | os.PathLike[str] | None = None) -> list[ObjectInfo]
 def clean(namespace: str | os.PathLike[str] | None = None) -> list[str]:
     """Removes the objects whose users are all gone, except persistent ones; returns their names."""
     return _core.clean(namespace)
+
+
+def remove(name: str, namespace: str | os.PathLike[str] | None = None) -> None:
+    """Removes the name of an object of any kind, persistent or in use, sound or damaged.
+
+    Processes that use it keep what they have, and the memory goes with the last of them; whoever opens the
+    name from now on finds nothing, or a new object. `FileNotFoundError` where there is no such name,
+    `IncompatibleError` where it is no object: a foreign file is never removed.
+    """
+    _core.remove(name, namespace)

@@ -9,6 +9,7 @@ mod errors;
 mod fast;
 mod hold;
 mod lease;
+mod look;
 mod mapping;
 mod message;
 mod mutex;
@@ -33,11 +34,13 @@ mod _core {
     #[pymodule_export]
     use crate::lease::PyLease;
     #[pymodule_export]
+    use crate::look::look;
+    #[pymodule_export]
     use crate::mapping::{PyMapping, reserve};
     #[pymodule_export]
     use crate::mutex::PyMutex;
     #[pymodule_export]
-    use crate::objects::{clean, objects};
+    use crate::objects::{clean, objects, remove};
     #[pymodule_export]
     use crate::posix::queue::{PyPosixQueue, unlink_queue};
     #[pymodule_export]

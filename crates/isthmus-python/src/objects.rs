@@ -28,7 +28,7 @@ pub(crate) type Row = (
 );
 
 /// Why this version of isthmus cannot use an object that is sound in itself.
-fn unknown(found: &Listing) -> Option<String> {
+pub(crate) fn unknown(found: &Listing) -> Option<String> {
     let known = match found.kind {
         QUEUE => queue::VERSION,
         MUTEX => mutex::VERSION,
@@ -40,7 +40,7 @@ fn unknown(found: &Listing) -> Option<String> {
         .then(|| format!("layout version {}; this version of isthmus has {known}", found.version))
 }
 
-fn kind(number: u32) -> &'static str {
+pub(crate) fn kind(number: u32) -> &'static str {
     match number {
         QUEUE => "queue",
         MUTEX => "mutex",
@@ -89,4 +89,11 @@ pub(crate) fn objects(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<V
 #[pyo3(signature = (namespace_ = None))]
 pub(crate) fn clean(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<Vec<String>> {
     Namespace::open_as_found(namespace_.as_deref()).and_then(|space| space.sweep()).or_raise(py)
+}
+
+/// Removes the name of an object, whoever uses it and persistent or not; its users keep what they have.
+#[pyfunction]
+#[pyo3(signature = (name, namespace_ = None))]
+pub(crate) fn remove(py: Python<'_>, name: &str, namespace_: Option<PathBuf>) -> PyResult<()> {
+    Namespace::open_as_found(namespace_.as_deref()).and_then(|space| space.unlink(name)).or_raise(py)
 }

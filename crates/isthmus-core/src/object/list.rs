@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::namespace::{Namespace, check_name};
 use crate::owner::Owner;
 use crate::registry::{ProcessInfo, Registry};
-use crate::sys::file;
+use crate::sys::file::{self, File};
 
 /// One file of a namespace.
 #[derive(Debug, Clone)]
@@ -40,6 +40,15 @@ pub fn inspect(namespace: &Namespace) -> Result<Vec<Listing>> {
 }
 
 fn look(namespace: &Namespace, registry: &Registry, name: String) -> Option<Listing> {
+    look_through(namespace, registry, name).map(|(listing, _)| listing)
+}
+
+/// What there is to say about a file, and the file, opened for reading, where it is a sound object.
+pub(super) fn look_through(
+    namespace: &Namespace,
+    registry: &Registry,
+    name: String,
+) -> Option<(Listing, Option<File>)> {
     let mut listing = Listing {
         name,
         kind: 0,
@@ -52,23 +61,25 @@ fn look(namespace: &Namespace, registry: &Registry, name: String) -> Option<List
         problem: None,
     };
     match fill(namespace, registry, &mut listing) {
-        Ok(true) => {}
-        Ok(false) => return None,
-        Err(error) => listing.problem = Some(error.to_string()),
+        Ok(Some(file)) => Some((listing, Some(file))),
+        Ok(None) => None,
+        Err(error) => {
+            listing.problem = Some(error.to_string());
+            Some((listing, None))
+        }
     }
-    Some(listing)
 }
 
-/// False if the file is gone.
-fn fill(namespace: &Namespace, registry: &Registry, listing: &mut Listing) -> Result<bool> {
+/// `None` if the file is gone.
+fn fill(namespace: &Namespace, registry: &Registry, listing: &mut Listing) -> Result<Option<File>> {
     // Looked at before opening: opening a FIFO or a device has effects.
-    let Some(found) = file::stat_at(namespace.directory(), &listing.name)? else { return Ok(false) };
+    let Some(found) = file::stat_at(namespace.directory(), &listing.name)? else { return Ok(None) };
     listing.size = found.size;
     let foreign = || Error::Incompatible("not an object of this version of Isthmus".to_owned());
     if !found.is_regular() {
         return Err(foreign());
     }
-    let Some(file) = file::open_at(namespace.directory(), &listing.name, false)? else { return Ok(false) };
+    let Some(file) = file::open_at(namespace.directory(), &listing.name, false)? else { return Ok(None) };
     let Some(header) = read_regular(&file)? else { return Err(foreign()) };
     listing.size = file.stat()?.size;
     describe(&header, listing);
@@ -92,7 +103,7 @@ fn fill(namespace: &Namespace, registry: &Registry, listing: &mut Listing) -> Re
         }
         listing.attached.extend(registry.describe(owner).filter(|info| info.alive));
     }
-    Ok(true)
+    Ok(Some(file))
 }
 
 fn describe(header: &Header, listing: &mut Listing) {

@@ -1,11 +1,12 @@
 //! Objects: files in shared memory with a common header, a lifetime, and a table of who uses them.
 //!
 //! `header.rs` specifies the first 12,288 bytes, `open.rs` the protocol of creating, opening, closing and
-//! removing (which is in `remove.rs`), `attach.rs` the attachment table, `list.rs` the view from outside.
+//! removing (which is in `remove.rs`), `attach.rs` the attachment table, `list.rs` and `look.rs` the view from outside.
 
 mod attach;
 mod header;
 mod list;
+mod look;
 mod open;
 mod remove;
 
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use header::{BELL, BODY, CELLS, MUTEX, QUEUE, SHARED_MEMORY, VALUE, cell, kind_name};
 pub use list::{Listing, inspect};
+pub use look::{Glimpse, User};
 
 use crate::error::{Error, Result};
 use crate::namespace::Namespace;

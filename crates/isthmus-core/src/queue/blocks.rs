@@ -187,13 +187,19 @@ impl Blocks {
 
     /// Makes `me` the owner of the run a descriptor names. Consumer lock held.
     pub(super) fn adopt<M: Memory>(&self, memory: &M, me: Owner, first: u64, bytes: u64) -> Result<Run> {
+        let run = self.named(memory, first, bytes)?;
+        memory.store(self.at(run.first), word(run.length, me));
+        Ok(run)
+    }
+
+    /// The run a descriptor names: it must be there, as long as its message needs, and not free.
+    pub(super) fn named<M: Memory>(&self, memory: &M, first: u64, bytes: u64) -> Result<Run> {
         let length = Blocks::units_for(bytes as usize);
         let first = usize::try_from(first).unwrap_or(usize::MAX);
         let found = self.run_at(memory, first)?;
         if bytes > (self.units * UNIT) as u64 || length_of(found) != length || is_free(found) {
             return Err(corrupt("the descriptor of a large message", bytes));
         }
-        memory.store(self.at(first), word(length, me));
         Ok(Run { first, length })
     }
 

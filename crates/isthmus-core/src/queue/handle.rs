@@ -24,12 +24,12 @@ pub const PRODUCER: u64 = 1;
 pub const CONSUMER: u64 = 2;
 
 const CAPACITY: usize = 0;
-const OPTIONS: usize = 1;
+pub(super) const OPTIONS: usize = 1;
 const FINGERPRINT: usize = 2;
 /// Levels of priority, and in the upper half how often a message is handed out.
 const LEVELS: usize = 3;
 const TYPE_NAME: std::ops::Range<usize> = 4..11;
-const ENDS_WITH_PRODUCERS: u64 = 1;
+pub(super) const ENDS_WITH_PRODUCERS: u64 = 1;
 
 /// How often a message is handed out at most, where nothing else is asked for.
 pub const DEFAULT_DELIVERIES: u32 = 20;
@@ -60,7 +60,7 @@ impl MessageType {
         }
     }
 
-    fn read(attributes: &[u64; 16]) -> MessageType {
+    pub(super) fn read(attributes: &[u64; 16]) -> MessageType {
         let bytes: Vec<u8> = attributes[TYPE_NAME].iter().flat_map(|word| word.to_le_bytes()).collect();
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
         let name = String::from_utf8_lossy(&bytes[..end]);
@@ -169,7 +169,7 @@ impl Attributes {
 }
 
 /// How the memory of a queue with these attributes is divided.
-fn geometry(found: &[u64; 16]) -> Result<Geometry> {
+pub(super) fn geometry(found: &[u64; 16]) -> Result<Geometry> {
     let levels = found[LEVELS] as u32 as usize;
     match Geometry::new(found[CAPACITY], levels) {
         Ok(geometry) if geometry.capacity == found[CAPACITY] => Ok(geometry),
@@ -180,7 +180,7 @@ fn geometry(found: &[u64; 16]) -> Result<Geometry> {
     }
 }
 
-fn max_deliveries(found: &[u64; 16]) -> u32 {
+pub(super) fn max_deliveries(found: &[u64; 16]) -> u32 {
     (found[LEVELS] >> 32) as u32
 }
 

@@ -92,7 +92,7 @@ impl Held {
         u64::from(self.deliveries.min(DELIVERIES_MAX)) << DELIVERIES_SHIFT | owner | self.state as u64
     }
 
-    fn from_word(word: u64) -> Option<Held> {
+    pub(super) fn from_word(word: u64) -> Option<Held> {
         let state = match word & 7 {
             1 => State::Leased,
             2 => State::Returned,

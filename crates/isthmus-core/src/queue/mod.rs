@@ -1,8 +1,8 @@
 //! The queue in shared memory: many producers, many consumers, each message to one consumer.
 //!
 //! This file holds the operations; where things stand is in `layout.rs`, small messages in `ring.rs`,
-//! large ones in `blocks.rs`, leases in `leases.rs`, `leasing.rs` and `letters.rs`, what users hold in
-//! `handle.rs`.
+//! large ones in `blocks.rs`, leases in `leases.rs`, `leasing.rs` and `letters.rs`, looking without taking in
+//! `look.rs`, what users hold in `handle.rs`.
 //!
 //! Every operation here is a *try*: it does its work or says what to wait for ([`On`]). Waiting is
 //! [`Queue::wait`] (`waiting.rs`), so that blocking callers and event loops share everything else.
@@ -17,9 +17,12 @@ mod layout;
 mod leases;
 mod leasing;
 mod letters;
+mod look;
 #[cfg(all(test, loom))]
 mod models;
 mod numbers;
+#[cfg(not(loom))]
+pub mod overview;
 mod ring;
 #[cfg(all(test, not(loom)))]
 mod sweep;
@@ -40,6 +43,7 @@ use leases::Leases;
 pub use leases::Origin;
 pub use leasing::{Fate, Leased};
 pub use letters::Letter;
+pub use look::{Look, Seen, Standing};
 pub use numbers::Numbers;
 pub use ring::Sender;
 use ring::{BATCH_MAX, Entry, Kind, Ring};

@@ -255,6 +255,25 @@ impl Ring {
         memory.load(self.consumer + HEAD_SEQ)
     }
 
+    /// The number of an entry: the one after the entry before it, or of the entry at the head, whose number may be
+    /// about to be raised. Without a lock it is right where the entry is still there afterwards.
+    pub(super) fn number<M: Memory>(&self, memory: &M, entry: &Entry, expected: Option<u64>) -> Result<u64> {
+        match expected {
+            None => full_seq(self.head_seq(memory), entry.seq_low),
+            Some(number) if number & SEQ_MASK == entry.seq_low => Ok(number),
+            Some(_) => Err(corrupt("a message's number", entry.seq_low)),
+        }
+    }
+
+    /// Refuses an entry that reaches further than the ring is long. Without a lock it is right where the entry is
+    /// still there afterwards.
+    pub(super) fn check_reach<M: Memory>(&self, memory: &M, entry: &Entry) -> Result<()> {
+        if entry.next().wrapping_sub(self.head(memory)) >= self.size as u64 {
+            return Err(corrupt("the chain of messages", entry.next()));
+        }
+        Ok(())
+    }
+
     /// Takes `count` messages off: everything before `position`. Consumer lock held. **The commit.**
     #[inline]
     pub(super) fn advance_head<M: Memory>(&self, memory: &M, position: u64, seq: u64) {

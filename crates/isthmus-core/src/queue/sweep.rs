@@ -379,6 +379,7 @@ fn damage_is_an_error_and_never_a_wild_access() {
             let attempt = Attempt::default();
             let mut buffer = vec![MaybeUninit::new(0); INLINE_MAX];
             for _ in 0..4 {
+                let _ = queue.peek(20, usize::MAX);
                 let _ = queue.try_get(SURVIVOR, &attempt, &mut buffer).map(|step| {
                     if let Step::Done(Taken { place: Place::Block(run), length, .. }) = step {
                         assert!(length <= geometry.message_max());

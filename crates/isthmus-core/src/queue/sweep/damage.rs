@@ -43,6 +43,9 @@ pub(super) fn use_all<M: Memory>(queue: &Queue<M, Oracle>, holder: &Leased) {
     let attempt = Attempt::default();
     let mut buffer = vec![MaybeUninit::new(0); SHAPE.inline_max()];
     for round in 0..4 {
+        if let Ok(look) = queue.peek(20, 100) {
+            assert!([look.next, look.leased, look.dead].iter().flatten().all(|seen| seen.bytes.len() <= 100));
+        }
         if let Ok(Step::Done(lease)) = queue.try_lease(SURVIVOR, &attempt, round, &mut buffer) {
             check(lease.place, lease.length, lease.origin);
             if round % 2 == 0 {

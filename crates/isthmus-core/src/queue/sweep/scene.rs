@@ -242,7 +242,9 @@ impl Scene {
     fn look(&self) -> Seen {
         let copy = self.world.copy(&self.dead);
         let queue = copy.process();
+        queue.peek(usize::MAX, usize::MAX).expect("whoever only looks finds nothing wrong either");
         queue.redeliver(SURVIVOR, &Attempt::default()).unwrap();
+        let shown = queue.peek(usize::MAX, usize::MAX).unwrap();
         let mut leased = vec![];
         let held: Vec<_> = queue.leases.all(queue.memory()).collect();
         for (index, held) in
@@ -270,7 +272,9 @@ impl Scene {
             end(&queue, SURVIVOR, &lease);
         }
         deliveries.sort_unstable();
-        Seen { order, deliveries, leased, letters }
+        let seen = Seen { order, deliveries, leased, letters };
+        compare(&shown, &seen);
+        seen
     }
 
     /// What has become of every message that was put.
@@ -307,6 +311,27 @@ impl Scene {
         check_leases(&queue);
         check_capacity(&queue);
     }
+}
+
+/// What is shown without being taken must be what is found when it is taken.
+fn compare(shown: &Look, seen: &Seen) {
+    let bytes = |seen: &look::Seen| Bytes(seen.bytes.clone());
+    let order: Vec<_> =
+        shown.next.iter().map(|seen| (bytes(seen), seen.origin.level, seen.origin.number)).collect();
+    assert_eq!(order, seen.order, "shown as the next ones");
+    let mut leased: Vec<_> =
+        shown.leased.iter().map(|seen| (bytes(seen), seen.holder, seen.deliveries)).collect();
+    leased.sort_by_key(|(bytes, owner, _)| (bytes.clone(), owner.word()));
+    assert_eq!(leased, seen.leased, "shown as leased");
+    let letter = |seen: &look::Seen| (bytes(seen), seen.deliveries, seen.reason.clone());
+    let mut letters: Vec<_> = shown.dead.iter().map(letter).collect();
+    letters.sort();
+    assert_eq!(letters, seen.letters, "shown as dead");
+    let mut deliveries: Vec<_> =
+        shown.next.iter().map(|seen| ((seen.origin.level, seen.origin.number), seen.deliveries)).collect();
+    deliveries.sort_unstable();
+    let found: Vec<_> = seen.deliveries.iter().map(|(level, number, n)| ((*level, *number), n - 1)).collect();
+    assert_eq!(deliveries, found, "shown deliveries");
 }
 
 /// As many leases can be out as there are records, and no more.
