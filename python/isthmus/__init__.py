@@ -5,6 +5,7 @@ underscore are private, the native module `isthmus._core` included.
 """
 
 import sys as _sys
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _sys.platform != "linux":
     raise ImportError(f"isthmus works on Linux only (futex, flock, /proc); this is {_sys.platform}")
@@ -47,6 +48,17 @@ from .mutex import Mutex
 from .queue import Queue, QueueStats
 from .value import Value
 
+if _TYPE_CHECKING:
+    from .named_semaphore import NamedSemaphore, NamedSemaphoreInfo
+    from .posix_mq import PosixQueue, PosixQueueInfo, PosixQueueStats
+
+_LATER = {
+    "named_semaphore": ("NamedSemaphore", "NamedSemaphoreInfo"),
+    "posix_mq": ("PosixQueue", "PosixQueueInfo", "PosixQueueStats"),
+}
+"""Public names by the module that has them, imported when one is asked for: `import isthmus` stays cheap."""
+_LATER_MODULES = {name: module for module, names in _LATER.items() for name in names}
+
 __all__ = [
     "Attachment",
     "BuriedError",
@@ -64,12 +76,17 @@ __all__ = [
     "IsthmusError",
     "Lease",
     "Mutex",
+    "NamedSemaphore",
+    "NamedSemaphoreInfo",
     "NoSpaceError",
     "NotOwnerError",
     "ObjectInfo",
     "OwnerDied",
     "PeekedMessage",
     "PeerDied",
+    "PosixQueue",
+    "PosixQueueInfo",
+    "PosixQueueStats",
     "Queue",
     "QueueStats",
     "Reservation",
@@ -90,6 +107,21 @@ __all__ = [
 
 # Users see, catch and pickle `isthmus.Full`, wherever it is written down.
 for _name in __all__:
-    if globals()[_name].__module__ != __name__:
+    if _name not in _LATER_MODULES and globals()[_name].__module__ != __name__:
         globals()[_name].__module__ = __name__
-del _name, _sys
+del _name, _sys, _LATER
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER_MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".{_LATER_MODULES[name]}", __name__), name)
+    value.__module__ = __name__
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,6 @@
 """`NamedSemaphore`: a counter that any C program shares. The native class does the work."""
 
 import os
-from pathlib import Path
 from typing import NamedTuple, Self
 
 from . import _core
@@ -9,7 +8,7 @@ from ._errors import ClosedError, IsthmusError
 
 __all__ = ["NamedSemaphore", "NamedSemaphoreInfo", "semaphores", "unlink"]
 
-_DIRECTORY = Path("/dev/shm")  # noqa: S108 - that is where the C library has them
+_DIRECTORY = "/dev/shm"  # noqa: S108 - that is where the C library has them
 _PREFIX = "sem."
 
 

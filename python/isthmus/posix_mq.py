@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, TypeVar, overload
 
 from . import _core
@@ -11,6 +10,7 @@ from ._errors import ClosedError, IncompatibleError, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from typing_extensions import Buffer
 
@@ -383,6 +383,8 @@ def _split(url: str) -> tuple[str, dict[str, Any]]:
 
 
 def _limit(which: str, otherwise: int) -> int:
+    from pathlib import Path
+
     try:
         return int(Path("/proc/sys/fs/mqueue", which).read_text())
     except (OSError, ValueError):
@@ -430,8 +432,10 @@ def queues() -> list[PosixQueueInfo]:
     return found
 
 
-def _mounted() -> Path | None:
+def _mounted() -> "Path | None":
     """Where the list of queues is."""
+    from pathlib import Path
+
     # Many mounts may hide each other; the common place first.
     points = []
     for line in Path("/proc/self/mounts").read_bytes().splitlines():
