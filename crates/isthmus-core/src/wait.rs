@@ -26,6 +26,9 @@
 //! A waker killed after making its condition true and before waking, or a woken process killed
 //! before it passes the wake-up on: sleepers look again by themselves after [`DATA_SLICE`].
 
+#[cfg(all(test, loom))]
+mod models;
+
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
@@ -253,4 +256,44 @@ fn one_cpu() -> bool {
         known
     };
     cpus == 1
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::memory::crash::Crashing;
+
+    #[test]
+    fn everyone_who_waits_is_woken_in_turn() {
+        for cells in [vec![0], vec![31], vec![0, 31], vec![3, 4, 9, 30], (0..32).collect()] {
+            for asleep in [false, true] {
+                for start in 0..70 {
+                    let (memory, point) = (Crashing::new(8), WaitPoint::new(0));
+                    memory.store(0, start << 1 | u64::from(asleep));
+                    cells.iter().for_each(|&cell| point.arm(&memory, cell));
+                    let mut rung = 0_u32;
+                    for _ in 0..cells.len() {
+                        // The kernel of this memory finds nobody asleep, so each call ends at a bell.
+                        point.notify(&memory);
+                        let now = memory.take_rung();
+                        assert!(now.count_ones() == 1 && rung & now == 0);
+                        rung |= now;
+                    }
+                    assert_eq!(rung, cells.iter().fold(0, |bits, cell| bits | 1 << cell));
+                    point.notify(&memory);
+                    assert!(!point.has_waiters(&memory) && memory.take_rung() == 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn all_are_rung_at_once_and_what_was_taken_back_is_not() {
+        let (memory, point) = (Crashing::new(8), WaitPoint::new(0));
+        [1, 2, 34].into_iter().for_each(|cell| point.arm(&memory, cell));
+        point.disarm(&memory, 1);
+        point.notify_all(&memory);
+        assert_eq!(memory.take_rung(), 1 << 2);
+        assert!(!point.has_waiters(&memory));
+    }
 }

@@ -119,3 +119,98 @@ impl Memory for Loom {
         true
     }
 }
+
+/// One who sleeps.
+struct Ticket {
+    at: usize,
+    number: u64,
+    bell: Arc<Condvar>,
+}
+
+#[derive(Default)]
+struct Asleep {
+    tickets: Vec<Ticket>,
+    drawn: u64,
+}
+
+/// Loom's words with a futex that wakes no more than it must: exactly as many sleepers of exactly that word as it is
+/// asked to, first come, first served. A wake-up that is handed to one who goes away with it shows as a deadlock too.
+#[derive(Clone)]
+pub struct Strict {
+    words: Loom,
+    kernel: Arc<Mutex<Asleep>>,
+}
+
+impl Strict {
+    /// A zeroed memory of `size` bytes.
+    pub fn new(size: usize) -> Strict {
+        Strict { words: Loom::new(size), kernel: Arc::new(Mutex::new(Asleep::default())) }
+    }
+
+    /// What an event loop does: waits until its bell is rung.
+    pub fn hear(&self, bit: u32) {
+        self.words.hear(bit);
+    }
+}
+
+impl Memory for Strict {
+    fn size(&self) -> usize {
+        self.words.size()
+    }
+
+    fn load(&self, at: usize) -> u64 {
+        self.words.load(at)
+    }
+
+    fn store(&self, at: usize, value: u64) {
+        self.words.store(at, value);
+    }
+
+    fn compare_exchange(&self, at: usize, old: u64, new: u64) -> Result<(), u64> {
+        self.words.compare_exchange(at, old, new)
+    }
+
+    fn swap(&self, at: usize, value: u64) -> u64 {
+        self.words.swap(at, value)
+    }
+
+    fn fetch_or(&self, at: usize, bits: u64) -> u64 {
+        self.words.fetch_or(at, bits)
+    }
+
+    fn write(&self, at: usize, bytes: &[u8]) {
+        self.words.write(at, bytes);
+    }
+
+    fn read(&self, at: usize, into: &mut [MaybeUninit<u8>]) {
+        self.words.read(at, into);
+    }
+
+    fn sleep(&self, at: usize, expected: u32, _limit: Duration) -> Woken {
+        let mut kernel = self.kernel.lock().expect("no panics inside");
+        if self.load(at) as u32 != expected {
+            return Woken::Changed;
+        }
+        kernel.drawn += 1;
+        let (number, bell) = (kernel.drawn, Arc::new(Condvar::new()));
+        kernel.tickets.push(Ticket { at, number, bell: Arc::clone(&bell) });
+        while kernel.tickets.iter().any(|ticket| ticket.number == number) {
+            kernel = bell.wait(kernel).expect("no panics inside");
+        }
+        Woken::Woken
+    }
+
+    fn wake(&self, at: usize, count: u32) -> u32 {
+        let mut kernel = self.kernel.lock().expect("no panics inside");
+        let mut woken = 0;
+        while let Some(first) = kernel.tickets.iter().position(|ticket| ticket.at == at && woken < count) {
+            kernel.tickets.remove(first).bell.notify_one();
+            woken += 1;
+        }
+        woken
+    }
+
+    fn ring(&self, bits: u32) -> bool {
+        self.words.ring(bits)
+    }
+}

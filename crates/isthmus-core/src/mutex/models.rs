@@ -4,102 +4,15 @@
 //! that word as it is asked to, first come, first served: a wake-up that is lost, or handed to one who goes
 //! away with it, leaves a thread asleep, which loom reports as a deadlock.
 
-use std::mem::MaybeUninit;
-
-use loom::sync::{Arc, Condvar, Mutex as LoomMutex};
 use loom::thread;
 
 use super::*;
-use crate::memory::Woken;
-use crate::memory::loom::Loom;
+use crate::memory::loom::Strict;
 
 /// Word behind the body: what the mutex protects.
 const DATA: usize = BODY_SIZE;
 /// Died holding the mutex, in the models that begin with a death.
 const DEAD: Owner = Owner::process(9, 1);
-
-struct Ticket {
-    at: usize,
-    number: u64,
-    bell: Arc<Condvar>,
-}
-
-#[derive(Default)]
-struct Asleep {
-    tickets: Vec<Ticket>,
-    drawn: u64,
-}
-
-/// Loom's words with a futex that wakes no more than it must.
-#[derive(Clone)]
-struct Strict {
-    words: Loom,
-    kernel: Arc<LoomMutex<Asleep>>,
-}
-
-impl Strict {
-    fn new() -> Strict {
-        Strict { words: Loom::new(DATA + 8), kernel: Arc::new(LoomMutex::new(Asleep::default())) }
-    }
-}
-
-impl Memory for Strict {
-    fn size(&self) -> usize {
-        self.words.size()
-    }
-
-    fn load(&self, at: usize) -> u64 {
-        self.words.load(at)
-    }
-
-    fn store(&self, at: usize, value: u64) {
-        self.words.store(at, value);
-    }
-
-    fn compare_exchange(&self, at: usize, old: u64, new: u64) -> std::result::Result<(), u64> {
-        self.words.compare_exchange(at, old, new)
-    }
-
-    fn swap(&self, at: usize, value: u64) -> u64 {
-        self.words.swap(at, value)
-    }
-
-    fn fetch_or(&self, at: usize, bits: u64) -> u64 {
-        self.words.fetch_or(at, bits)
-    }
-
-    fn write(&self, at: usize, bytes: &[u8]) {
-        self.words.write(at, bytes);
-    }
-
-    fn read(&self, at: usize, into: &mut [MaybeUninit<u8>]) {
-        self.words.read(at, into);
-    }
-
-    fn sleep(&self, at: usize, expected: u32, _limit: Duration) -> Woken {
-        let mut kernel = self.kernel.lock().expect("no panics inside");
-        if self.load(at) as u32 != expected {
-            return Woken::Changed;
-        }
-        kernel.drawn += 1;
-        let (number, bell) = (kernel.drawn, Arc::new(Condvar::new()));
-        kernel.tickets.push(Ticket { at, number, bell: Arc::clone(&bell) });
-        while kernel.tickets.iter().any(|ticket| ticket.number == number) {
-            kernel = bell.wait(kernel).expect("no panics inside");
-        }
-        Woken::Woken
-    }
-
-    fn wake(&self, at: usize, count: u32) -> u32 {
-        let mut kernel = self.kernel.lock().expect("no panics inside");
-        let mut woken = 0;
-        while let Some(first) = kernel.tickets.iter().position(|ticket| ticket.at == at && woken < count) {
-            kernel.tickets.remove(first).bell.notify_one();
-            woken += 1;
-        }
-        woken
-    }
-}
 
 /// Only [`DEAD`] is dead.
 #[derive(Clone, Copy)]
@@ -177,6 +90,21 @@ fn turn(mutex: &Modelled, me: Owner) {
     mutex.release(me).expect("held");
 }
 
+/// As [`turn`], in an event loop.
+fn turn_in_a_loop(mutex: &Modelled, me: Owner, cell: usize) {
+    let mut slices = Slices::default();
+    while mutex.try_acquire(me, &slices) != Found::Acquired {
+        slices.slept = true;
+        if !mutex.arm(cell) {
+            mutex.memory.hear(1 << cell);
+        }
+    }
+    mutex.bells().disarm(&mutex.memory, cell);
+    let count = mutex.memory.load(DATA);
+    mutex.memory.store(DATA, count + 1);
+    mutex.release(me).expect("held");
+}
+
 fn model(preemptions: usize, check: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -184,9 +112,35 @@ fn model(preemptions: usize, check: impl Fn() + Sync + Send + 'static) {
 }
 
 #[test]
+fn loom_mutex_of_a_thread_and_an_event_loop() {
+    model(3, || {
+        let memory = Strict::new(DATA + 8);
+        let (one, two) = (mutex(&memory), mutex(&memory));
+        let other = thread::spawn(move || turn_in_a_loop(&two, process(2), 4));
+        turn(&one, process(1));
+        other.join().unwrap();
+        assert_eq!(memory.load(DATA), 2);
+    });
+}
+
+#[test]
+fn loom_mutex_of_a_thread_and_two_event_loops() {
+    model(2, || {
+        let memory = Strict::new(DATA + 8);
+        let (one, two, three) = (mutex(&memory), mutex(&memory), mutex(&memory));
+        let other = thread::spawn(move || turn_in_a_loop(&two, process(2), 4));
+        let third = thread::spawn(move || turn_in_a_loop(&three, process(3), 5));
+        turn(&one, process(1));
+        other.join().unwrap();
+        third.join().unwrap();
+        assert_eq!(memory.load(DATA), 3);
+    });
+}
+
+#[test]
 fn loom_mutex_one_at_a_time() {
     model(3, || {
-        let memory = Strict::new();
+        let memory = Strict::new(DATA + 8);
         let (one, two) = (mutex(&memory), mutex(&memory));
         let thread = thread::spawn(move || {
             turn(&one, process(1));
@@ -202,7 +156,7 @@ fn loom_mutex_one_at_a_time() {
 #[test]
 fn loom_mutex_every_sleeper_gets_its_turn() {
     model(2, || {
-        let memory = Strict::new();
+        let memory = Strict::new(DATA + 8);
         let threads: Vec<_> = (1..=2)
             .map(|slot| {
                 let mine = mutex(&memory);
@@ -220,7 +174,7 @@ fn loom_mutex_every_sleeper_gets_its_turn() {
 #[test]
 fn loom_mutex_a_sleeper_that_gives_up_takes_no_wake_up_along() {
     model(2, || {
-        let memory = Strict::new();
+        let memory = Strict::new(DATA + 8);
         let barger = mutex(&memory);
         assert!(acquire(&barger, process(1)));
         let (leaver, sleeper) = (mutex(&memory), mutex(&memory));
@@ -241,7 +195,7 @@ fn loom_mutex_a_sleeper_that_gives_up_takes_no_wake_up_along() {
 #[test]
 fn loom_mutex_one_recovers_and_the_next_finds_it_repaired() {
     model(3, || {
-        let memory = Strict::new();
+        let memory = Strict::new(DATA + 8);
         memory.store(0, DEAD.word());
         let section = |mutex: &Modelled, me: Owner| {
             let repair = recover(mutex, me, patient());
@@ -261,7 +215,7 @@ fn loom_mutex_one_recovers_and_the_next_finds_it_repaired() {
 #[test]
 fn loom_mutex_whoever_sleeps_beside_the_dead_is_told() {
     model(2, || {
-        let memory = Strict::new();
+        let memory = Strict::new(DATA + 8);
         memory.store(0, DEAD.word());
         // These two sleep at once and never look at the owner themselves.
         let takers: Vec<_> = (1..=2)
@@ -288,7 +242,7 @@ fn loom_mutex_whoever_sleeps_beside_the_dead_is_told() {
 #[test]
 fn loom_mutex_after_a_failed_recovery_the_next_recoverer_wakes() {
     model(3, || {
-        let memory = Strict::new();
+        let memory = Strict::new(DATA + 8);
         memory.store(0, DEAD.word());
         let first = mutex(&memory);
         assert!(recover(&first, process(1), patient()).is_some());
