@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import isthmus
-from isthmus import posix_mq
 from kernel_peers import QUEUE, SEMAPHORE, fresh_name
 from programs import Program, compiled
 
@@ -27,6 +26,8 @@ def q() -> Iterator[isthmus.Queue[bytes]]:
 @pytest.fixture
 def mq_name() -> Iterator[str]:
     """A name for a queue of the kernel, which is removed afterwards, as is one with "-back" at its end."""
+    from isthmus import posix_mq
+
     name = fresh_name()
     yield name
     for each in (name, f"{name}-back"):
