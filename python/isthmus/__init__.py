@@ -41,18 +41,20 @@ from ._errors import (
     Undelivered,
     Unsupported,
 )
-from ._inspect import Attachment, Inspection, PeekedMessage, inspect
 from ._objects import ObjectInfo, clean, objects, remove
-from ._select import Writable, select
 from .mutex import Mutex
 from .queue import Queue, QueueStats
 from .value import Value
 
 if _TYPE_CHECKING:
+    from ._inspect import Attachment, Inspection, PeekedMessage, inspect
+    from ._select import Writable, select
     from .named_semaphore import NamedSemaphore, NamedSemaphoreInfo
     from .posix_mq import PosixQueue, PosixQueueInfo, PosixQueueStats
 
 _LATER = {
+    "_inspect": ("Attachment", "Inspection", "PeekedMessage", "inspect"),
+    "_select": ("Writable", "select"),
     "named_semaphore": ("NamedSemaphore", "NamedSemaphoreInfo"),
     "posix_mq": ("PosixQueue", "PosixQueueInfo", "PosixQueueStats"),
 }

@@ -12,6 +12,9 @@ from typing_extensions import Buffer, disjoint_base
 from isthmus._errors import OwnerDied
 
 __all__ = [
+    "ASK",
+    "LAST",
+    "Bell",
     "Lease",
     "Mapping",
     "Mutex",
@@ -22,6 +25,7 @@ __all__ = [
     "SharedMemory",
     "Value",
     "View",
+    "Wait",
     "__version__",
     "clean",
     "look",
@@ -53,9 +57,6 @@ __all__ = [
 __version__: str
 
 _Number: TypeAlias = SupportsFloat | SupportsIndex
-
-@final
-class Ask: ...
 
 # In place of a timeout, by event loops: raise WouldBlock instead of waiting; try for the last time.
 ASK: Any

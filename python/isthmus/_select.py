@@ -20,12 +20,10 @@ class Writable:
     """
 
     # No dataclass: importing that takes longer than all of isthmus.
-    __slots__ = ("below", "thing")
+    __slots__ = {"below": "The mark, of a queue.", "thing": "What to wait for."}  # noqa: RUF023 - documents them
 
     thing: Any
-    """What to wait for."""
     below: float
-    """The mark, of a queue."""
 
     def __init__(self, thing: Any, *, below: float = 1.0) -> None:
         self.thing = thing
