@@ -17,6 +17,7 @@ PYTHON_LAYERS: list[set[str]] = [
     # what messages are, and parts of a queue's interface
     {"_arrays", "_dead"},
     {"_codec"},
+    {"shared_array"},  # shape and type on a shared memory
     # mechanisms used directly
     {
         "_inspect",
@@ -26,11 +27,15 @@ PYTHON_LAYERS: list[set[str]] = [
         "mutex",
         "named_semaphore",
         "pipe",
+        "shared_memory",
         "signals",
         "sync",
         "sysv",
         "value",
     },
+    # parts of those that are memory
+    {"_posix_shm", "_range_lock", "_viewing"},
+    {"_elements", "_segments"},
     {"_core"},  # binding
     {"_errors"},  # vocabulary
 ]

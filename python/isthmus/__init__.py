@@ -49,14 +49,20 @@ from .value import Value
 if _TYPE_CHECKING:
     from ._inspect import Attachment, Inspection, PeekedMessage, inspect
     from ._select import Writable, select
+    from .mapped_file import MappedFile, RangeLock
     from .named_semaphore import NamedSemaphore, NamedSemaphoreInfo
     from .posix_mq import PosixQueue, PosixQueueInfo, PosixQueueStats
+    from .shared_array import SharedArray
+    from .shared_memory import SharedMemory
 
 _LATER = {
     "_inspect": ("Attachment", "Inspection", "PeekedMessage", "inspect"),
     "_select": ("Writable", "select"),
+    "mapped_file": ("MappedFile", "RangeLock"),
     "named_semaphore": ("NamedSemaphore", "NamedSemaphoreInfo"),
     "posix_mq": ("PosixQueue", "PosixQueueInfo", "PosixQueueStats"),
+    "shared_array": ("SharedArray",),
+    "shared_memory": ("SharedMemory",),
 }
 """Public names by the module that has them, imported when one is asked for: `import isthmus` stays cheap."""
 _LATER_MODULES = {name: module for module, names in _LATER.items() for name in names}
@@ -77,6 +83,7 @@ __all__ = [
     "InvalidMessage",
     "IsthmusError",
     "Lease",
+    "MappedFile",
     "Mutex",
     "NamedSemaphore",
     "NamedSemaphoreInfo",
@@ -91,7 +98,10 @@ __all__ = [
     "PosixQueueStats",
     "Queue",
     "QueueStats",
+    "RangeLock",
     "Reservation",
+    "SharedArray",
+    "SharedMemory",
     "ShutDown",
     "Timeout",
     "TooLarge",

@@ -13,7 +13,7 @@ class ObjectInfo(NamedTuple):
 
     name: str
     kind: str
-    """`"queue"`, `"mutex"`, `"value"` or `"memory"`; `"?"` where the file could not be read (see `problem`)."""
+    """`"queue"`, `"mutex"`, `"value"` or `"memory"`; `"?"` where it could not be read (see `problem`)."""
     size: int
     """Bytes of the whole file."""
     created: float

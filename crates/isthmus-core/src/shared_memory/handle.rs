@@ -23,7 +23,8 @@ pub const SIZE_MAX: u64 = i64::MAX as u64 - CONTENT;
 /// What a new shared memory is to be like; an existing one is accepted in everything that is `None`.
 #[derive(Debug, Clone, Copy)]
 pub struct Attributes<'a> {
-    /// Bytes of content of a new one; an existing one has to have as many, or more.
+    /// Bytes of content of a new one; an existing one has to have as many, or more, unless a description is
+    /// given: then the caller compares what is described.
     pub size: Option<u64>,
     /// What is in it, in words that the caller understands; of a new one.
     pub description: &'a [u8],
@@ -107,7 +108,7 @@ impl SharedMemoryHandle {
         let handle = SharedMemoryHandle { extent, session };
         let found = handle.size()?;
         match asked.size {
-            Some(size) if size > found => Err(Error::Incompatible(format!(
+            Some(size) if size > found && asked.description.is_empty() => Err(Error::Incompatible(format!(
                 "the shared memory {name} exists with size={found} and size={size} was asked for; open it without \
                  size and grow it"
             ))),

@@ -88,7 +88,11 @@ fn check_as((from, to): (u64, u64), place: Option<(i32, &Path)>, backing: Backin
     let mut shortages = Vec::new();
     shortages.extend(file_size().map(|all| Shortage { left: all.left.saturating_sub(from), ..all }));
     if backing != Backing::HugePages {
-        shortages.extend(place.and_then(|(directory, path)| file_system(directory, path)));
+        shortages.extend(place.and_then(|(directory, path)| file_system(directory, path)).map(|found| {
+            let advice =
+                if backing == Backing::Disk { "choose a smaller size= or make room" } else { found.advice };
+            Shortage { advice, ..found }
+        }));
     }
     if backing == Backing::Memory {
         shortages.extend(cgroups());

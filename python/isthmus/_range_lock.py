@@ -1,0 +1,219 @@
+"""Locks on ranges of a file, against threads, processes and programs that use `fcntl` locks.
+
+They are locks of an open file description (OFD, man 2 fcntl_locking), so the kernel drops them at the death
+of their process. Each lock held has a description of its own, which nothing else uses: neither a mapping nor
+another lock keeps it open, and a forked child closes its copy at once, so the lock stays its parent's.
+"""
+
+import fcntl
+import os
+import struct
+import threading
+import time
+import weakref
+from types import TracebackType
+from typing import Self
+
+from ._errors import DeadlockError, NotOwnerError
+from ._segments import Descriptor
+
+__all__ = ["RangeLock"]
+
+# struct flock where off_t has 64 bits: type, whence, start, length, pid (0, as OFD locks want it).
+_FLOCK = struct.Struct("@hhqqi0q")
+
+_held: "weakref.WeakSet[RangeLock]" = weakref.WeakSet()
+"""Locks that are held or waited for in this process."""
+_gate = threading.Lock()
+"""Held while a description is opened and entered above, so that no fork comes in between."""
+
+
+def _forget() -> None:
+    """In a forked child: what is held is the parent's, and must not be kept by a copy of its description."""
+    global _gate  # noqa: PLW0603 - the old one may be held by a thread that is not here
+    _gate = threading.Lock()
+    for lock in list(_held):
+        lock._disown()
+    _held.clear()
+
+
+def _close_gate() -> None:
+    _gate.acquire()
+
+
+def _open_gate() -> None:
+    _gate.release()
+
+
+os.register_at_fork(before=_close_gate, after_in_parent=_open_gate, after_in_child=_forget)
+
+
+class RangeLock:
+    """A lock on a range of a `MappedFile`: `with file.lock(offset, length):`, or `acquire()` and `release()`.
+
+    It belongs to the thread that took it, and excludes every other lock that overlaps it: of other threads,
+    of other processes, and the `fcntl` and `lockf` locks (not `flock`) of programs that never heard of
+    Isthmus. Shared ones (`shared=True`) exclude only exclusive ones. It is advisory: who does not ask is not
+    stopped.
+
+    It ends with `release()`, with the end of the block, with `close()` of the file, and with its process,
+    killed or not. A forked child does not have it, and does not keep it alive. Nothing tells the next holder
+    that the one before was killed: `Mutex` does.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_descriptor",
+        "_file",
+        "_guard",
+        "_holder",
+        "_length",
+        "_lost",
+        "_offset",
+        "_shared",
+    )
+
+    def __init__(self, file: Descriptor, offset: int, length: int, shared: bool) -> None:
+        self._file = file
+        self._offset = offset
+        self._length = length
+        self._shared = shared
+        self._descriptor: Descriptor | None = None
+        self._holder: int | None = None
+        self._lost = False
+        self._guard = threading.Lock()  # threads that share this very lock wait for each other here
+
+    def _disown(self) -> None:
+        """In a forked child."""
+        own, self._descriptor, self._holder = self._descriptor, None, None
+        if own is not None:
+            own.close()  # by name: frames of threads that are not here any more still refer to it
+        self._lost = True
+        self._guard = threading.Lock()
+
+    def acquire(self, timeout: float | None = None) -> bool:
+        """Takes the lock; False where others hold the range for longer than `timeout` seconds.
+
+        None waits, 0 tries. With a timeout it asks again and again, 1 to 50 ms apart, without a place in a
+        queue. `DeadlockError` where this thread itself holds the range, or a part of it. `ClosedError` where
+        the file is closed. `PermissionError` for an exclusive lock on a file that may only be read.
+        """
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(
+                f"timeout is {timeout}: it takes seconds from 0 (tries) upwards, or None (waits)"
+            )
+        self._refuse_deadlock()
+        give_up = None if timeout is None else time.monotonic() + timeout
+        # A Lock cannot wait for longer than some 290 years.
+        if not self._guard.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
+            return False
+        try:
+            taken = self._take(give_up)
+        except BaseException:
+            self._guard.release()
+            raise
+        if not taken:
+            self._guard.release()
+        return taken
+
+    def _refuse_deadlock(self) -> None:
+        me = threading.get_ident()
+        for other in list(_held):
+            if other._holder != me or other._file.identity != self._file.identity:
+                continue
+            apart = _end(other) <= self._offset or _end(self) <= other._offset
+            if other is self or not (apart or (self._shared and other._shared)):
+                raise DeadlockError(f"this thread holds {other!r} itself")
+
+    def _take(self, give_up: float | None) -> bool:
+        how = os.O_RDONLY if self._shared else os.O_RDWR
+        kind = fcntl.F_RDLCK if self._shared else fcntl.F_WRLCK
+        wanted = _FLOCK.pack(kind, os.SEEK_SET, self._offset, self._length, 0)
+        try:
+            with _gate:
+                own = Descriptor(os.open(f"/proc/self/fd/{self._file.fd}", how | os.O_CLOEXEC))
+                self._descriptor = own
+                _held.add(self)
+        except PermissionError:
+            raise PermissionError(
+                "an exclusive lock on a file that may only be read: ask for shared"
+            ) from None
+        try:
+            taken = self._wait(own, wanted, give_up)
+        except BaseException:
+            self._let_go()
+            raise
+        if taken:
+            self._holder = threading.get_ident()
+            self._lost = False
+        else:
+            self._let_go()
+        return taken
+
+    def _wait(self, own: Descriptor, wanted: bytes, give_up: float | None) -> bool:
+        if give_up is None:
+            fcntl.fcntl(own.fd, fcntl.F_OFD_SETLKW, wanted)
+            return True
+        nap = 0.001
+        while True:
+            try:
+                fcntl.fcntl(own.fd, fcntl.F_OFD_SETLK, wanted)
+            except (BlockingIOError, PermissionError):
+                left = give_up - time.monotonic()
+                if left <= 0:
+                    return False
+                time.sleep(min(nap, left))
+                nap = min(nap * 2, 0.05)
+                _ = self._file.fd  # closed meanwhile: says so
+            else:
+                return True
+
+    def _let_go(self) -> None:
+        own, self._descriptor, self._holder = self._descriptor, None, None
+        _held.discard(self)
+        if own is not None:
+            own.close()
+
+    def release(self) -> None:
+        """Gives the lock back; `NotOwnerError` where this thread does not hold it.
+
+        In a forked child it does nothing: the lock is its parent's.
+        """
+        if self._holder == threading.get_ident():
+            self._let_go()
+            self._guard.release()
+        elif not self._lost:
+            raise NotOwnerError(f"{self!r} is not held by this thread")
+
+    def _close(self) -> None:
+        """The file is closed, by whichever thread."""
+        if self._holder is not None:
+            self._lost = True
+            self._let_go()
+            self._guard.release()
+
+    @property
+    def held(self) -> bool:
+        """True while it is held by this process through this very object."""
+        return self._holder is not None
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        what = "shared" if self._shared else "exclusive"
+        end = _end(self) if self._length else "the end"
+        return f"<isthmus.RangeLock {what} on bytes {self._offset} to {end}{', held' if self.held else ''}>"
+
+
+def _end(lock: RangeLock) -> int:
+    return lock._offset + (lock._length or 1 << 63)

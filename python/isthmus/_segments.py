@@ -1,0 +1,304 @@
+"""Where the bytes of a `SharedMemory` are: in the namespace, or anonymous (`_posix_shm`: as POSIX has it).
+
+Each kind of segment has `name`, `size()`, `map()`, `grow()`, `place()` (for pickling), `close()`, `unlink()`.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Literal, NoReturn, Self
+
+from . import _core
+from ._errors import ClosedError, NoSpaceError, Unsupported
+
+__all__ = ["SEALS", "AnonymousSegment", "Descriptor", "FileSegment", "Mode", "NamedSegment", "huge_page"]
+
+Mode = Literal["open_or_create", "create", "open"]
+
+_HUGE = Path("/sys/kernel/mm/hugepages")
+_NOEXEC_SEAL = 8  # MFD_NOEXEC_SEAL, Linux 6.3; older kernels answer EINVAL
+
+SEALS: Final = {
+    "seal": fcntl.F_SEAL_SEAL,
+    "shrink": fcntl.F_SEAL_SHRINK,
+    "grow": fcntl.F_SEAL_GROW,
+    "write": fcntl.F_SEAL_WRITE,
+    "future_write": 0x10,
+}
+
+
+class Descriptor:
+    """A descriptor of our own that remembers its file.
+
+    Programs close descriptors they do not know; the number may then be another file's, which is left alone.
+    """
+
+    __slots__ = ("_fd", "identity")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        found = os.fstat(fd)
+        self.identity = (found.st_dev, found.st_ino)
+
+    @property
+    def fd(self) -> int:
+        """The number; `ClosedError` once closed."""
+        if self._fd < 0:
+            raise ClosedError("this handle is closed")
+        return self._fd
+
+    def stat(self) -> os.stat_result:
+        """The file's state; `OSError` (EBADF) where the descriptor was closed behind our back."""
+        found = os.fstat(self.fd)
+        if (found.st_dev, found.st_ino) != self.identity:
+            raise OSError(errno.EBADF, "the descriptor was closed by somebody else")
+        return found
+
+    def close(self) -> None:
+        """Closes it. Closing twice does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with suppress(OSError):
+                found = os.fstat(fd)
+                if (found.st_dev, found.st_ino) == self.identity:
+                    os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class NamedSegment:
+    """In the namespace, with the lifetime that objects have."""
+
+    __slots__ = ("_core", "name")
+
+    def __init__(
+        self,
+        name: str,
+        mode: Mode,
+        size: int | None,
+        description: bytes,
+        persistent: bool | None,
+        namespace: str | os.PathLike[str] | None,
+    ) -> None:
+        self._core = _core.SharedMemory(name, mode, size, description, persistent, namespace)
+        self.name = name
+
+    def size(self) -> int:
+        """Bytes; `IncompatibleError` where the file was cut."""
+        return self._core.size()
+
+    def description(self) -> bytes:
+        """What was said of the content at its creation."""
+        return self._core.description()
+
+    def map(self, length: int, writable: bool) -> _core.Mapping:
+        """The first `length` bytes, mapped."""
+        return self._core.map(length, writable)
+
+    def grow(self, size: int) -> None:
+        """Makes it `size` bytes, if it is smaller."""
+        self._core.grow(size)
+
+    def place(self) -> tuple[str, str]:
+        """Namespace and name."""
+        namespace, name = self._core._place()
+        return os.fspath(namespace), name
+
+    def fileno(self) -> int:
+        """There is none for others: content begins behind a header."""
+        raise Unsupported("a descriptor to hand on: anonymous and posix-shm:// memory have it")
+
+    def close(self) -> None:
+        """Ends it; removes the name if nobody else uses it."""
+        self._core.close()
+
+    def unlink(self) -> None:
+        """Removes the name; `FileNotFoundError` where it is gone, or another object's."""
+        self._core.unlink()
+
+
+class FileSegment:
+    """A whole file in memory, behind a descriptor."""
+
+    __slots__ = ("_label", "descriptor", "name")
+
+    name: str | None
+
+    def __init__(self, fd: int, name: str | None, label: str) -> None:
+        self.descriptor = Descriptor(fd)
+        self.name = name
+        self._label = label
+
+    def size(self) -> int:
+        """Bytes."""
+        return self.descriptor.stat().st_size
+
+    def description(self) -> bytes:
+        """Nothing: there is no place for it."""
+        return b""
+
+    def map(self, length: int, writable: bool) -> _core.Mapping:
+        """The first `length` bytes, mapped."""
+        return _core.Mapping(self.descriptor.fd, 0, length, "write" if writable else "read")
+
+    def grow(self, size: int) -> None:
+        """Makes it `size` bytes, if it is smaller."""
+        self.reserve(self.size(), size)
+
+    def reserve(self, start: int, end: int) -> None:
+        """Gives a range memory."""
+        _core.reserve(self.descriptor.fd, start, end, self._label)
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self.descriptor.fd
+
+    def close(self) -> None:
+        """Closes the descriptor."""
+        self.descriptor.close()
+
+
+class AnonymousSegment(FileSegment):
+    """On memfd: goes with its last user, and nobody can make it shorter under a view."""
+
+    __slots__ = ("page",)
+
+    page: int
+    """Bytes of its huge pages; 0 for usual ones."""
+
+    @classmethod
+    def create(cls, size: int, page: int) -> Self:
+        """New memory; `NoSpaceError` where there is not enough, or not enough huge pages."""
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        if page:
+            flags |= os.MFD_HUGETLB | (page.bit_length() - 1) << os.MFD_HUGE_SHIFT
+            size = -(-size // page) * page
+        label = f"isthmus-{os.urandom(8).hex()}"
+        try:
+            fd = os.memfd_create(label, flags | _NOEXEC_SEAL)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            fd = os.memfd_create(label, flags)
+        self = cls(fd, None, "anonymous memory")
+        self.page = page
+        self.grow(size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        return self
+
+    @classmethod
+    def of(cls, fd: int) -> Self:
+        """Takes over a descriptor."""
+        self = cls(fd, None, "anonymous memory")
+        self.page = 0
+        with suppress(OSError):
+            block = os.fstatvfs(fd).f_bsize
+            self.page = block if block > os.sysconf("SC_PAGESIZE") and _is_huge(block) else 0
+        return self
+
+    @classmethod
+    def adopt(cls, pid: int, fd: int, identity: str, readonly: bool) -> Self:
+        """Opens what process `pid` has open as `fd`; `FileNotFoundError` where that is gone."""
+        gone = FileNotFoundError(
+            errno.ENOENT,
+            f"the anonymous memory {fd} of process {pid} is gone (its sender must live until it is received)",
+        )
+        try:
+            # Looks before it opens: a FIFO or a device behind a reused number must not be touched.
+            looked = Descriptor(os.open(f"/proc/{pid}/fd/{fd}", os.O_PATH | os.O_CLOEXEC))
+        except (FileNotFoundError, ProcessLookupError):
+            raise gone from None
+        except PermissionError:
+            raise PermissionError(
+                f"process {pid} does not let this one open its descriptors (another user, or not dumpable); "
+                "use named memory"
+            ) from None
+        if _identity(looked.fd) != identity or not stat.S_ISREG(looked.stat().st_mode):
+            raise gone
+        how = os.O_RDONLY if readonly else os.O_RDWR
+        return cls.of(os.open(f"/proc/self/fd/{looked.fd}", how | os.O_CLOEXEC))
+
+    def grow(self, size: int) -> None:
+        """Makes it `size` bytes, if it is smaller; of huge pages always whole ones."""
+        page = self.page
+        try:
+            super().grow(-(-size // page) * page if page else size)
+        except NoSpaceError:
+            if page:
+                _no_huge(size - self.size(), page)
+            raise
+        except PermissionError:
+            raise PermissionError(
+                f"this memory is sealed against growing beyond {self.size()} bytes"
+            ) from None
+
+    def place(self) -> tuple[int, int, str]:
+        """Process, descriptor, and what tells it from others."""
+        return os.getpid(), self.descriptor.fd, _identity(self.descriptor.fd)
+
+    def seals(self) -> int:
+        """The kernel's bits; 0 for a file that cannot be sealed."""
+        try:
+            return fcntl.fcntl(self.descriptor.fd, fcntl.F_GET_SEALS)
+        except OSError:
+            return 0
+
+    def add_seals(self, bits: int) -> None:
+        """Adds seals; they are never taken away again."""
+        try:
+            fcntl.fcntl(self.descriptor.fd, fcntl.F_ADD_SEALS, bits)
+        except PermissionError:
+            raise PermissionError(
+                "this memory is sealed against further seals, or was opened readonly"
+            ) from None
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise BufferError(
+                    "writable views of this memory exist, here or in another process; release them, or seal "
+                    "'future_write'"
+                ) from None
+            raise
+
+    def unlink(self) -> None:
+        """Says that there is no name."""
+        raise ValueError("anonymous memory has no name to remove")
+
+
+def huge_page(asked: bool | int) -> int:
+    """Bytes of the huge pages asked for, 0 for none; `ValueError` for a size the kernel does not have."""
+    if asked is False:
+        return 0
+    known = sorted(int(entry.name[10:-2]) * 1024 for entry in _HUGE.glob("hugepages-*kB"))
+    if asked is True:
+        default = [line for line in Path("/proc/meminfo").read_text().splitlines() if "Hugepagesize" in line]
+        if not default:
+            raise Unsupported("huge pages: this kernel has none")
+        return int(default[0].split()[1]) * 1024
+    if asked not in known:
+        raise ValueError(f"huge_pages is {asked}: it takes True, or bytes of a page this kernel has: {known}")
+    return asked
+
+
+def _is_huge(page: int) -> bool:
+    return (_HUGE / f"hugepages-{page // 1024}kB").exists()
+
+
+def _no_huge(needed: int, page: int) -> NoReturn:
+    """Says what is missing."""
+    folder = _HUGE / f"hugepages-{page // 1024}kB"
+    total, free = (int((folder / which).read_text()) for which in ("nr_hugepages", "free_hugepages"))
+    raise NoSpaceError(
+        f"cannot reserve {-(-needed // page)} huge pages of {page // 1024} KiB: {free} of {total} are free; "
+        f"raise {folder}/nr_hugepages (vm.nr_hugepages, hugepages= on the kernel's command line), or go "
+        "without huge_pages="
+    ) from None
+
+
+def _identity(fd: int) -> str:
+    """What tells a file from any other: the random name that anonymous memory has in /proc, and its inode."""
+    found = os.fstat(fd)
+    return f"{Path(f'/proc/self/fd/{fd}').readlink()} {found.st_dev}:{found.st_ino}"
