@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import isthmus
+from kernel_peers import QUEUE, SEMAPHORE, fresh_name
+from programs import Program, compiled
 
 
 @pytest.fixture
@@ -18,3 +21,46 @@ def q() -> Iterator[isthmus.Queue[bytes]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         handle.close()
+
+
+@pytest.fixture
+def mq_name() -> Iterator[str]:
+    """A name for a queue of the kernel, which is removed afterwards, as is one with "-back" at its end."""
+    from isthmus import posix_mq
+
+    name = fresh_name()
+    yield name
+    for each in (name, f"{name}-back"):
+        with contextlib.suppress(FileNotFoundError):
+            posix_mq.unlink(each)
+
+
+@pytest.fixture
+def mq(mq_name: str) -> Iterator[isthmus.PosixQueue[bytes]]:
+    """A queue of the kernel for 4 messages of 512 bytes."""
+    with isthmus.PosixQueue.create(mq_name, type=bytes, maxsize=4, message_max=512) as handle:
+        yield handle
+
+
+def _programs(source: str) -> Iterator[Callable[[], Program]]:
+    started: list[Program] = []
+
+    def start() -> Program:
+        started.append(Program(compiled(source)))
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.reap()
+
+
+@pytest.fixture
+def mq_program() -> Iterator[Callable[[], Program]]:
+    """Starts a C program that works with kernel queues (`kernel_peers.QUEUE`), ended after the test."""
+    yield from _programs(QUEUE)
+
+
+@pytest.fixture
+def semaphore_program() -> Iterator[Callable[[], Program]]:
+    """Starts a C program that works with a named semaphore (`kernel_peers.SEMAPHORE`), ended afterwards."""
+    yield from _programs(SEMAPHORE)
