@@ -2,7 +2,8 @@
 
 They are told apart by who caused them: this side waited (`Timeout`), closed (`ClosedError`) or asked for
 what cannot be (`TooLarge`, `Unsupported`, `NotOwnerError`, `DeadlockError`); the other side finished
-(`ShutDown`), died (`PeerDied`, `OwnerDied`), gave up (`Undelivered`) or sent nonsense (`InvalidMessage`);
+(`ShutDown`), died (`PeerDied`, `OwnerDied`), gave up (`Undelivered`), sent nonsense (`InvalidMessage`), was
+never there (`Refused`, `Unreachable`) or did not prove who it is (`Denied`);
 what is stored does not fit (`IncompatibleError`, `CorruptError`) or does not fit in (`NoSpaceError`). A
 name that exists or does not, and missing permission, are the builtins `FileExistsError`,
 `FileNotFoundError` and `PermissionError` themselves.
@@ -19,6 +20,7 @@ __all__ = [
     "ClosedError",
     "CorruptError",
     "DeadlockError",
+    "Denied",
     "Empty",
     "Full",
     "IncompatibleError",
@@ -28,10 +30,12 @@ __all__ = [
     "NotOwnerError",
     "OwnerDied",
     "PeerDied",
+    "Refused",
     "ShutDown",
     "Timeout",
     "TooLarge",
     "Undelivered",
+    "Unreachable",
     "Unsupported",
 ]
 
@@ -91,6 +95,30 @@ class PeerDied(IsthmusError, ConnectionResetError):
         self.errno = errno.ECONNRESET
         self.pid = pid
         self.since = since
+
+
+class Refused(IsthmusError, ConnectionRefusedError):
+    """Nobody listens at the address, or who listens takes no more; the text has the address and says which."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.errno = errno.ECONNREFUSED
+
+
+class Denied(IsthmusError, PermissionError):
+    """A peer is not who it has to be: another user, a wrong key, no certificate; the text says which."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.errno = errno.EACCES
+
+
+class Unreachable(IsthmusError, ConnectionError):
+    """No such host, or no way there; the text has the address."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.errno = errno.EHOSTUNREACH
 
 
 class OwnerDied(IsthmusError, RuntimeError):
@@ -185,7 +213,7 @@ class IncompatibleError(IsthmusError, ValueError):
 
 
 class CorruptError(IsthmusError, ValueError):
-    """Shared memory holds something that no correct peer writes."""
+    """Shared memory or a connection holds something that no correct peer writes."""
 
 
 class NoSpaceError(IsthmusError, OSError):

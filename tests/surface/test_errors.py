@@ -15,6 +15,7 @@ BUILTIN: dict[str, type[BaseException]] = {
     "ClosedError": ValueError,
     "CorruptError": ValueError,
     "DeadlockError": RuntimeError,
+    "Denied": PermissionError,
     "Empty": queue.Empty,
     "Full": queue.Full,
     "IncompatibleError": ValueError,
@@ -23,10 +24,12 @@ BUILTIN: dict[str, type[BaseException]] = {
     "NotOwnerError": RuntimeError,
     "OwnerDied": RuntimeError,
     "PeerDied": ConnectionError,
+    "Refused": ConnectionRefusedError,
     "ShutDown": EOFError,
     "Timeout": TimeoutError,
     "TooLarge": ValueError,
     "Undelivered": RuntimeError,
+    "Unreachable": ConnectionError,
     "Unsupported": NotImplementedError,
 }
 EXPORTED = {name: getattr(isthmus, name) for name in isthmus.__all__}
