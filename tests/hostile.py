@@ -1,4 +1,4 @@
-"""Damage to the memory of objects while processes use them, and those processes: everything follows from seeds."""
+"""Damage to the memory of objects that processes use, and those processes: all of it follows from seeds."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ q = isthmus.Queue.open("jobs", type=bytes)
 lock = isthmus.Mutex.open("lock")
 number = isthmus.Value.open("number")
 """
-"""Opens a queue of two levels, a mutex and a value; `CALLS` are all that users do with them, without waiting."""
+"""Opens a queue of two levels, a mutex and a value; `CALLS` are what users do with them without waiting."""
 
 ON_DEMAND = (
     PRELUDE

@@ -1,22 +1,31 @@
 """Shared memory overwritten under processes that have it open: between their calls, and while they read it.
 
-What is open, who is attached and the registry are hit here, in processes as users start them; millions of cases
-more run in the core's own tests (`crates/isthmus-core/tests/fuzz`). Each call ends well or with one of isthmus's own
-errors; no process ends, stands still or grows.
+What is open, who is attached and the registry are hit here, in processes as users start them; many more
+cases run in the core's own tests (`crates/isthmus-core/tests/fuzz`). Each call ends well or with one of
+isthmus's own errors; no process ends, stands still or grows.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import isthmus
-from hostile import ALL_THE_TIME, ON_DEMAND, REGISTRY_HEADER, REGISTRY_SLOT, SEED
-from hostile import Damaged, object_parts, owners, watched
+from hostile import (
+    ALL_THE_TIME,
+    ON_DEMAND,
+    REGISTRY_HEADER,
+    REGISTRY_SLOT,
+    SEED,
+    Damaged,
+    object_parts,
+    owners,
+    watched,
+)
 from support import Peer
 
 Start = Callable[..., Peer]
@@ -26,9 +35,7 @@ CASES = 500
 
 
 @pytest.fixture
-def objects(
-    other_namespace: Path, monkeypatch: pytest.MonkeyPatch, spawn: Start
-) -> Iterator[dict[str, Path]]:
+def objects(other_namespace: Path, monkeypatch: pytest.MonkeyPatch, spawn: Start) -> dict[str, Path]:
     """Files of a queue, a mutex and a value that stay, in a namespace that may be harmed."""
     monkeypatch.setenv("ISTHMUS_NAMESPACE", str(other_namespace))
     keeper = spawn("""
@@ -45,7 +52,7 @@ def objects(
         sys.stdin.readline()
     """)
     keeper.expect("ready")
-    yield {name: other_namespace / name for name in ("jobs", "lock", "number", ".registry")}
+    return {name: other_namespace / name for name in ("jobs", "lock", "number", ".registry")}
 
 
 def of_object(path: Path, users: list[int]) -> Damaged:
@@ -194,7 +201,7 @@ TYPED = """
 def test_messages_overwritten_while_they_are_decoded(
     other_namespace: Path, monkeypatch: pytest.MonkeyPatch, spawn: Start
 ) -> None:
-    """What a large message decodes to is built from memory that others can write; types are checked all the same."""
+    """A large message is decoded where others can write; what comes out of it is of the type all the same."""
     monkeypatch.setenv("ISTHMUS_NAMESPACE", str(other_namespace))
     peer = spawn(TYPED)
     peer.expect("ready")
