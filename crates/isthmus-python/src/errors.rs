@@ -69,14 +69,21 @@ pub(crate) fn convert(py: Python<'_>, error: Error) -> PyErr {
         Error::Buried => raise(py, "BuriedError", &text, &[]),
         Error::Timeout(_) => raise(py, "Timeout", &text, &[]),
         Error::Os { call, path, errno } => match path {
-            Some(path) => file_error::<PyOSError>(errno, format!("{call} failed"), &path),
-            None => PyOSError::new_err((errno, format!("{call} failed"))),
+            Some(path) => file_error::<PyOSError>(errno, os_text(call, errno), &path),
+            None => PyOSError::new_err((errno, os_text(call, errno))),
         },
     }
 }
 
 const EEXIST: i32 = 17;
 const ENOENT: i32 = 2;
+
+/// What the system says of an error, and to which call.
+fn os_text(call: &str, errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    let said = text.split(" (os error").next().unwrap_or(&text);
+    format!("{said} ({call})")
+}
 
 /// The path goes over as text: a `pathlib.Path` would have to be imported, in the middle of an error.
 fn file_error<T: pyo3::PyTypeInfo>(errno: i32, text: String, path: &Path) -> PyErr {
