@@ -12,7 +12,6 @@ every 200 ms (80 ms where deaths matter), as long as anybody waits.
 """
 
 import asyncio
-import contextlib
 import os
 import threading
 import time
@@ -107,6 +106,8 @@ class _Group:
         """One that was not woken goes away."""
         if self.waiters.pop(waiter, waiter) is None and not self.waiters and not self.busy:
             self.rope.drop(self, waiter.wait)
+            # The bell may have rung for it, unheard so far.
+            waiter.wait.pass_on()
 
     def tried(self, waiter: Waiter) -> None:
         """One that was woken has tried again, or goes away."""
@@ -150,7 +151,7 @@ class _Rope:
             del self.groups[group.token]
         # A bit left behind would swallow a wake-up of others. Those of this loop who wait at the same point
         # arm again.
-        if group.armed:
+        if group.armed and not self.bell.closed:
             wait.disarm(self.bell)
             for other in list(groups.values()):
                 other.advance()
@@ -186,27 +187,44 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._spins = not _ONE_CPU
         self._budget_ns = _SPIN_MAX_NS
-        # Bells end with their loop, however it ends.
-        weakref.finalize(loop, _close, self._ropes)
+        # Bells end with their loop, however it ends. What is kept for that must not keep the loop: no ropes,
+        # whose waiters have futures, which know it.
+        self._bells: list[_core.Bell] = []
+        weakref.finalize(loop, _end, self._bells)
 
     @staticmethod
     def of(loop: asyncio.AbstractEventLoop) -> "Driver":
         """The driver of a loop."""
-        driver = _drivers.get(loop)
+        # The loop has it, and nobody else: what knows a loop that knows it is collected with it.
+        driver: Driver | None = loop.__dict__.get(_DRIVER)
         if driver is None:
+            driver = loop.__dict__[_DRIVER] = Driver(loop)
             with _lock:
-                for known, old in list(_drivers.items()):
-                    if known.is_closed():
-                        _close(old._ropes)
-                        del _drivers[known]
-                driver = _drivers[loop] = Driver(loop)
+                closed = [each for each in _drivers if each.is_over()]
+                _drivers.add(driver)
+            for each in closed:
+                each.end()
         return driver
+
+    def is_over(self) -> bool:
+        """True where the loop will never run again."""
+        loop = self._loop()
+        return loop is None or loop.is_closed()
+
+    def end(self) -> None:
+        """Ends the bells."""
+        _end(self._bells)
+        self._ropes.clear()
+        self._timer = None
+        with _lock:
+            _drivers.discard(self)
 
     def _rope(self, loop: asyncio.AbstractEventLoop, namespace: str) -> _Rope:
         rope = self._ropes.get(namespace)
         if rope is None:
             rope = _Rope(loop, namespace)
             loop.add_reader(rope.bell.fileno(), _rung, weakref.ref(rope))
+            self._bells.append(rope.bell)
             self._ropes[namespace] = rope
         return rope
 
@@ -308,7 +326,8 @@ class Driver:
             self._watch(loop, after)
 
 
-_drivers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Driver] = weakref.WeakKeyDictionary()
+_DRIVER = "_isthmus_driver"
+_drivers: "weakref.WeakSet[Driver]" = weakref.WeakSet()
 _lock = threading.Lock()
 
 
@@ -330,26 +349,18 @@ def _time_is_up(future: asyncio.Future[bool]) -> None:
         future.set_result(False)
 
 
-def _close(ropes: dict[str, _Rope]) -> None:
-    for rope in ropes.values():
-        loop = rope.loop()
-        if loop is not None and not loop.is_closed():
-            with contextlib.suppress(Exception):
-                loop.remove_reader(rope.bell.fileno())
-        rope.bell.close()
-    ropes.clear()
+def _end(bells: list[_core.Bell]) -> None:
+    for bell in bells:
+        bell.close()
+    bells.clear()
 
 
 def _forked() -> None:
-    # The loops are the parent's, and must not look alive when it is gone because a child has their bells
-    # open.
-    global _drivers, _lock  # noqa: PLW0603 - a child starts anew
-    for driver in list(_drivers.values()):
-        for rope in driver._ropes.values():
-            rope.bell.close()
-        driver._ropes.clear()
-    _drivers = weakref.WeakKeyDictionary()
-    _lock = threading.Lock()
+    # The loops are the parent's, and must not look alive when it is gone because a child has their bells.
+    global _drivers, _lock
+    drivers, _drivers, _lock = list(_drivers), weakref.WeakSet(), threading.Lock()
+    for driver in drivers:
+        driver.end()
 
 
 os.register_at_fork(after_in_child=_forked)

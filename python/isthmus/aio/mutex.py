@@ -19,7 +19,7 @@ __all__ = ["Mutex", "context"]
 # Numbers of tasks in owner words begin where thread ids end (PID_MAX_LIMIT) and have 24 bits. One is given
 # out again after twelve million tasks, which could then be taken for each other if both still lived.
 _FIRST, _LAST = (1 << 22) + 1, (1 << 24) - 1
-_numbers = itertools.cycle(range(_FIRST, _LAST + 1))
+_numbers = itertools.count()
 _contexts: "weakref.WeakKeyDictionary[asyncio.Task[Any], int]" = weakref.WeakKeyDictionary()
 
 
@@ -30,7 +30,7 @@ def context() -> int:
         raise RuntimeError("locks of isthmus.aio are held by tasks: call this in a task")
     number = _contexts.get(task)
     if number is None:
-        number = _contexts[task] = next(_numbers)
+        number = _contexts[task] = _FIRST + next(_numbers) % (_LAST - _FIRST + 1)
     return number
 
 

@@ -1,5 +1,6 @@
 """`aio.Queue`: a queue from asyncio. What would wait is awaited; all else is the queue's own."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from types import TracebackType
@@ -70,6 +71,8 @@ class Queue(Generic[T]):
         return _core.Wait.queue(self._queue, on)
 
     async def _run(self, call: Callable[[Any], R], timeout: float | None) -> R:
+        if timeout is not None:
+            check(timeout)
         self._turn += 1
         if not self._turn % _TURN:
             await checkpoint()
@@ -138,7 +141,7 @@ class Queue(Generic[T]):
     ) -> int:
         """Puts all messages in order and says how many they were; see `isthmus.Queue.put_many`.
 
-        Cancelled in the middle, the first ones are in the queue.
+        Cancelled in the middle, the first ones are in the queue, and `CancelledError.sent` says how many.
         """
         items = messages if isinstance(messages, list) else list(messages)
         sent = 0
@@ -153,8 +156,12 @@ class Queue(Generic[T]):
                 error.sent = sent  # type: ignore[union-attr]
                 raise
 
-        while sent < len(items):
-            await self._run(some, end.left())
+        try:
+            while sent < len(items):
+                await self._run(some, end.left())
+        except asyncio.CancelledError as cancelled:
+            cancelled.sent = sent  # type: ignore[attr-defined]
+            raise
         return sent
 
     async def get_many(self, limit: int, timeout: float | None = None) -> list[T]:
@@ -178,6 +185,8 @@ class Queue(Generic[T]):
             except ShutDown:
                 return
             yield view
+            # Not to be held while waiting for the next one.
+            del view
 
     async def leases(self) -> AsyncIterator[_core.Lease]:
         """Iterates over leases: `async for job in q.leases(): with job: …`; see `isthmus.Queue.leases`."""
@@ -187,6 +196,7 @@ class Queue(Generic[T]):
             except ShutDown:
                 return
             yield job
+            del job
 
     async def wait_readable(self, timeout: float | None = None) -> bool:
         """Waits until `get` would not have to wait; see `isthmus.Queue.wait_readable`."""
