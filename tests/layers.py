@@ -16,17 +16,21 @@ PYTHON_LAYERS: list[set[str]] = [
     {"shm", "posix_mq", "socket", "nats"},  # mechanisms behind the patterns
     # what messages are, and parts of a queue's interface
     {"_arrays", "_dead"},
+    # byte streams, which carry messages too: programs in a row, the mechanisms, their ends
+    {"_pipeline"},
+    {"fifo", "pipe"},
+    {"_pipe_ends"},
+    {"_stream_reader", "_stream_writer"},
+    {"_stream"},
     {"_codec"},
     {"shared_array"},  # shape and type on a shared memory
     # mechanisms used directly
     {
         "_inspect",
         "_objects",
-        "fifo",
         "mapped_file",
         "mutex",
         "named_semaphore",
-        "pipe",
         "shared_memory",
         "signals",
         "sync",
@@ -36,6 +40,7 @@ PYTHON_LAYERS: list[set[str]] = [
     # parts of those that are memory
     {"_posix_shm", "_range_lock", "_viewing"},
     {"_elements", "_segments"},
+    {"_descriptors"},  # reading, writing and waiting without blocking
     {"_core"},  # binding
     {"_errors"},  # vocabulary
 ]

@@ -54,6 +54,7 @@ if _TYPE_CHECKING:
     from ._select import Writable, select
     from .mapped_file import MappedFile, RangeLock
     from .named_semaphore import NamedSemaphore, NamedSemaphoreInfo
+    from .pipe import Pipe, PipeEnd, PipeReader, PipeWriter
     from .posix_mq import PosixQueue, PosixQueueInfo, PosixQueueStats
     from .shared_array import SharedArray
     from .shared_memory import SharedMemory
@@ -63,6 +64,7 @@ _LATER = {
     "_select": ("Writable", "select"),
     "mapped_file": ("MappedFile", "RangeLock"),
     "named_semaphore": ("NamedSemaphore", "NamedSemaphoreInfo"),
+    "pipe": ("Pipe", "PipeEnd", "PipeReader", "PipeWriter"),
     "posix_mq": ("PosixQueue", "PosixQueueInfo", "PosixQueueStats"),
     "shared_array": ("SharedArray",),
     "shared_memory": ("SharedMemory",),
@@ -97,6 +99,10 @@ __all__ = [
     "OwnerDied",
     "PeekedMessage",
     "PeerDied",
+    "Pipe",
+    "PipeEnd",
+    "PipeReader",
+    "PipeWriter",
     "PosixQueue",
     "PosixQueueInfo",
     "PosixQueueStats",
