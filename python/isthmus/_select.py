@@ -20,7 +20,7 @@ class Writable:
     """
 
     # No dataclass: importing that takes longer than all of isthmus.
-    __slots__ = {"below": "The mark, of a queue.", "thing": "What to wait for."}  # noqa: RUF023 - documents them
+    __slots__ = {"below": "The mark, of a queue.", "thing": "What to wait for."}
 
     thing: Any
     below: float
