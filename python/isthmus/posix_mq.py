@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["PosixQueue", "PosixQueueInfo", "PosixQueueStats", "queues", "unlink"]
+__all__ = ["PosixQueue", "PosixQueueInfo", "PosixQueueStats", "mounted", "queues", "unlink"]
 
 T = TypeVar("T")
 
@@ -405,7 +405,7 @@ def queues() -> list[PosixQueueInfo]:
     The kernel lists them in a file system that has to be mounted, commonly at /dev/mqueue, and only root can
     mount it; `Unsupported` where it is not.
     """
-    place = _mounted()
+    place = mounted()
     if place is None:
         raise Unsupported(
             "the kernel's list of message queues is not mounted, and only root can do it: "
@@ -432,8 +432,8 @@ def queues() -> list[PosixQueueInfo]:
     return found
 
 
-def _mounted() -> "Path | None":
-    """Where the list of queues is."""
+def mounted() -> "Path | None":
+    """The folder where the kernel lists its message queues; None where that is not mounted."""
     from pathlib import Path
 
     # Many mounts may hide each other; the common place first.

@@ -540,7 +540,7 @@ def test_a_function_that_fails_is_reported_and_harms_nobody(
 def test_listing_shows_queues_or_says_what_root_has_to_do(
     mq: isthmus.PosixQueue[bytes], spawn: Start
 ) -> None:
-    if posix_mq._mounted() is None:
+    if posix_mq.mounted() is None:
         with pytest.raises(isthmus.Unsupported, match="mount -t mqueue"):
             posix_mq.queues()
     else:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 TITLES = ("NAME", "KIND", "SIZE", "DEPTH", "CAPACITY", "CREATED", "ATTACHED", "NOTE")
 TO_THE_RIGHT = frozenset({"SIZE", "DEPTH", "CAPACITY"})
+NEVER_CUT = frozenset({"NAME", "ATTACHED", "NOTE", "CONTENT", "USED BY"})
+"""Columns whose text goes on in the next line where the terminal is too narrow."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -27,14 +29,20 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps([as_dictionary(one) for one in found], indent=2))
     elif not found:
         say("the namespace is empty")
-    elif is_terminal(sys.stdout) and has_rich():
-        _print_rich(found)
     else:
-        if is_terminal(sys.stdout):
-            say(EXTRA_HINT)
-        for line in plain_table([TITLES, *(cells(one) for one in found)]):
-            print(line)
+        print_table(TITLES, [cells(one) for one in found], [bool(one.problem) for one in found])
     return 0
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[bool]) -> None:
+    """Print rows as the terminal or the pipe takes them; those `marked` in red."""
+    if is_terminal(sys.stdout) and has_rich():
+        _print_rich(titles, rows, marked)
+        return
+    if is_terminal(sys.stdout):
+        say(EXTRA_HINT)
+    for line in plain_table([titles, *rows]):
+        print(line)
 
 
 def as_dictionary(one: isthmus.ObjectInfo) -> dict[str, object]:
@@ -71,12 +79,13 @@ def when(moment: float) -> str:
 
 
 def plain_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as lines with columns in line, for files and pipes."""
-    widths = [max(width_of(row[column]) for row in rows) for column in range(len(TITLES))]
+    """Return rows, the titles first, as lines with columns in line, for files and pipes."""
+    titles = rows[0]
+    widths = [max(width_of(row[column]) for row in rows) for column in range(len(titles))]
     lines = []
     for row in rows:
         line = []
-        for cell, width, title in zip(row, widths, TITLES, strict=True):
+        for cell, width, title in zip(row, widths, titles, strict=True):
             padding = " " * (width - width_of(cell))
             line.append(padding + cell if title in TO_THE_RIGHT else cell + padding)
         lines.append("  ".join(line).rstrip())
@@ -90,23 +99,22 @@ def width_of(text: str) -> int:
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def _print_rich(found: Sequence[isthmus.ObjectInfo]) -> None:
+def _print_rich(titles: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequence[bool]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    rows = [cells(one) for one in found]
-    table = Table(box=None, pad_edge=False, caption=counted(len(found), "object"), caption_justify="left")
-    shown = [column for column, title in enumerate(TITLES) if title != "NOTE" or any(row[-1] for row in rows)]
+    table = Table(box=None, pad_edge=False, caption=counted(len(rows), "object"), caption_justify="left")
+    shown = [column for column, title in enumerate(titles) if title != "NOTE" or any(row[-1] for row in rows)]
     for column in shown:
-        title = TITLES[column]
+        title = titles[column]
         table.add_column(
             title.lower(),
             justify="right" if title in TO_THE_RIGHT else "left",
-            no_wrap=title not in ("NAME", "ATTACHED", "NOTE"),
+            no_wrap=title not in NEVER_CUT,
             overflow="fold",
         )
-    for one, row in zip(found, rows, strict=True):
+    for row, mark in zip(rows, marked, strict=True):
         # Text, not str: brackets in a name are no markup.
-        table.add_row(*(Text(row[column]) for column in shown), style="red" if one.problem else None)
+        table.add_row(*(Text(row[column]) for column in shown), style="red" if mark else None)
     Console().print(table)

@@ -68,6 +68,10 @@ examples:
   isthmus ls
   isthmus ls --json | jq '.[] | select(.depth > 0) | .name'
   isthmus ls --namespace /dev/shm/isthmus-1000
+  isthmus ls --kernel           the kernel's queues, semaphores and memory, of all programs
+
+--kernel shows POSIX message queues (where /dev/mqueue is mounted), semaphores and shared memory, and those of
+System V, with the processes that use them as far as this user may see it.
 """
 
 _CLEAN = """\
@@ -126,6 +130,8 @@ def _run(arguments: Sequence[str]) -> int:
             from isthmus.cli._demo import run
         case "demo frames":
             from isthmus.cli._frames import run
+        case "ls" if options.kernel:
+            from isthmus.cli._ls_kernel import run
         case "ls":
             from isthmus.cli._ls import run
         case _:
@@ -178,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
 
     ls = _command(commands, "ls", "show the objects of the namespace", _LS)
     ls.add_argument("--json", action="store_true", help="print a JSON array, one object each")
+    ls.add_argument("--kernel", action="store_true", help="show what the kernel has, whoever made it")
 
     clean = _command(commands, "clean", "remove objects that nobody uses any more", _CLEAN)
     clean.add_argument("--dry-run", action="store_true", help="remove nothing, say what would be removed")
