@@ -67,7 +67,11 @@ impl Bell {
             }
             // For reading and writing: a FIFO whose writers come and go would otherwise be readable (end of file)
             // all the time.
-            let Some(file) = file::open_at(namespace.directory(), &name(id), true)? else { continue };
+            let opened = file::open_at(namespace.directory(), &name(id), true);
+            if opened.is_err() {
+                let _ = file::remove(namespace.directory(), &name(id));
+            }
+            let Some(file) = opened? else { continue };
             // A sweep in between took it for one of the dead.
             let found = file::stat_at(namespace.directory(), &name(id))?;
             if found.is_some_and(|found| (found.dev, found.ino) == file.identity()) {

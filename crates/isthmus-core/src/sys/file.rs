@@ -37,6 +37,11 @@ impl Stat {
         self.mode & libc::S_IFMT == libc::S_IFREG
     }
 
+    /// A named pipe.
+    pub fn is_fifo(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFIFO
+    }
+
     /// A directory.
     pub fn is_directory(&self) -> bool {
         self.mode & libc::S_IFMT == libc::S_IFDIR
