@@ -2,15 +2,40 @@
 
 `aio.X(x)` wraps a handle that sync code goes on using; `aio.X(name, …)` opens or creates one. What may wait
 is awaited; what never waits is called as in `isthmus` itself. Works on asyncio's own loops and on uvloop, any
-number of loops in a process, one a thread. No thread is started.
+number of loops in a process, one a thread. No thread is started but by `NamedSemaphore`.
 """
+
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from .mutex import Mutex
 from .queue import Queue
 from .select import select
 
-__all__ = ["Mutex", "Queue", "select"]
+if _TYPE_CHECKING:
+    from .named_semaphore import NamedSemaphore
+    from .posix_mq import PosixQueue
+
+_LATER = {"NamedSemaphore": "named_semaphore", "PosixQueue": "posix_mq"}
+"""Names by the module that has them, imported when one is asked for."""
+
+__all__ = ["Mutex", "NamedSemaphore", "PosixQueue", "Queue", "select"]
 
 for _name in __all__:
-    globals()[_name].__module__ = __name__
+    if _name not in _LATER:
+        globals()[_name].__module__ = __name__
 del _name
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".{_LATER[name]}", __name__), name)
+    value.__module__ = __name__
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -41,6 +41,16 @@ class Queue(Generic[T]):
 
     __slots__ = ("__weakref__", "_queue", "_turn")
 
+    def __new__(cls, queue: Any = None, **attributes: Any) -> Self:  # noqa: D102 - the class says it
+        # A queue of another mechanism has another class here too.
+        if isinstance(queue, str) and "://" in queue and not queue.startswith("shm://"):
+            queue, attributes = SyncQueue(queue, **attributes), {}
+        if isinstance(queue, _core.PosixQueue):
+            from .posix_mq import PosixQueue
+
+            return PosixQueue(queue, **attributes)  # type: ignore[return-value, arg-type]
+        return super().__new__(cls)
+
     def __init__(self, queue: "SyncQueue[T] | str | None" = None, **attributes: Any) -> None:
         if isinstance(queue, SyncQueue):
             if attributes:
