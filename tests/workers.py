@@ -289,6 +289,20 @@ def add_ones(value: isthmus.Value, count: int) -> None:
     value.close()
 
 
+def fill_memory(memory: isthmus.SharedMemory, number: int) -> None:
+    """Likewise: writes a number where it belongs, and makes the memory larger."""
+    view = memory.view()
+    memory.grow(100 + number)
+    memory.close()
+    view[number] = number
+
+
+def fill_array(array: isthmus.SharedArray, number: int) -> None:
+    """Likewise."""
+    array.array[number] = number
+    array.close()
+
+
 def come_and_go(journal: str, queue: str, capacity: int, number: int) -> None:
     """Opens or creates a queue, uses it, closes it, again and again; nobody else keeps it alive."""
     words = Journal(journal).words
