@@ -11,6 +11,7 @@ use crate::memory::mapping::Mapping;
 use crate::namespace::{Namespace, check_name};
 use crate::owner::Owner;
 use crate::registry::{ProcessInfo, Registry};
+use crate::sys::file::File;
 use crate::sys::map::Map;
 
 /// An object that is only looked at.
@@ -43,9 +44,16 @@ impl Glimpse {
     pub fn of(namespace: &Namespace, name: &str) -> Result<Option<Glimpse>> {
         check_name(name)?;
         let registry = Registry::for_namespace(namespace)?;
-        let Some((listing, file)) = look_through(namespace, &registry, name.to_owned()) else {
+        let Some((mut listing, mut file)) = look_through(namespace, &registry, name.to_owned()) else {
             return Ok(None);
         };
+        if let Some(found) = file.as_ref().map(File::stat).transpose()?
+            && found.reserved < found.size
+        {
+            // A hole would take memory to look at, and end by SIGBUS where there is none.
+            listing.problem = Some("has holes: a copy that nobody has opened yet".to_owned());
+            file = None;
+        }
         // The file is as long as its header says: that was checked. Of shared memory only the head is of interest.
         let size = if listing.kind == SHARED_MEMORY { BODY } else { listing.size as usize };
         let map = file.map(|file| Map::read_only(&file, size)).transpose()?;
