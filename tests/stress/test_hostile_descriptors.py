@@ -1,12 +1,11 @@
-"""No descriptors left: what needs one says so and leaves nothing behind, what needs none goes on, and with
-descriptors all of it works again.
+"""No descriptors left: what needs one says so and leaves nothing behind, and what needs none goes on.
 
+With descriptors all of it works again.
 Every call is tried with none left, with one, with two … so that it fails at each of its steps.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -221,4 +220,4 @@ asyncio.run(main())
 """
     ).finish(60)
     isthmus.clean()
-    assert sorted(os.listdir(namespace)) == [".registry"]
+    assert [entry.name for entry in namespace.iterdir()] == [".registry"]
