@@ -12,8 +12,8 @@ import pytest
 
 import isthmus
 from commands import COMMAND, assert_error, isthmus_command, on_terminal
+from isthmus.cli._arguments import size as size_argument
 from isthmus.cli._ls import plain_table, when, width_of
-from isthmus.cli._main import _size
 from isthmus.cli._show import printable, size
 from support import PATIENCE, Peer, wait_until
 
@@ -262,7 +262,7 @@ def test_clean_leaves_persistent_objects(namespace: Path) -> None:
     ("text", "count"), [("1", 1), ("512K", 512 << 10), ("8m", 8 << 20), ("1GiB", 1 << 30), ("3 kb", 3072)]
 )
 def test_sizes_are_understood(text: str, count: int) -> None:
-    assert _size(text) == count
+    assert size_argument(text) == count
 
 
 def test_sizes_are_shown_for_people() -> None:

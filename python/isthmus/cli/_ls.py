@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -25,10 +24,17 @@ NEVER_CUT = frozenset({"NAME", "ATTACHED", "NOTE", "CONTENT", "USED BY"})
 def run(options: argparse.Namespace) -> int:
     """List what is there; that nothing is there is no failure."""
     found = sorted(isthmus.objects(options.namespace), key=lambda one: one.name)
+    if options.kind:
+        found = [one for one in found if one.kind == options.kind]
     if options.json:
+        import json
+
         print(json.dumps([as_dictionary(one) for one in found], indent=2))
+    elif options.names:
+        for one in found:
+            print(one.name)
     elif not found:
-        say("the namespace is empty")
+        say(f"there is no {options.kind}" if options.kind else "the namespace is empty")
     else:
         print_table(TITLES, [cells(one) for one in found], [bool(one.problem) for one in found])
     return 0

@@ -43,3 +43,45 @@ class Signals:
     def _end(self, number: int, _: object) -> None:
         self._ended = True
         raise CommandError(f"ended by {signal.Signals(number).name}", 128 + number)
+
+
+class Deferring(Signals):
+    """The same, for a command that does things which are done or not, and never by halves.
+
+    `with signals.deferred:` keeps signals for its end; elsewhere they end what is going on at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deferred = _Deferred(self)
+
+    def heed(self) -> None:
+        """Make the signals end the command, when that may be."""
+        for number in self._before:
+            signal.signal(number, self._came)
+
+    def _came(self, number: int, frame: object) -> None:
+        if self.deferred.on:
+            self.deferred.came = number
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            self._end(number, frame)
+
+
+class _Deferred:
+    """The time in which signals wait."""
+
+    def __init__(self, signals: Deferring) -> None:
+        self._signals = signals
+        self.on = False
+        self.came = 0
+
+    def __enter__(self) -> None:
+        self.on = True
+
+    def __exit__(self, *_: object) -> None:
+        self.on = False
+        if self.came:
+            number, self.came = self.came, 0
+            self._signals._came(number, None)  # two halves of one thing
