@@ -18,6 +18,7 @@ PYTHON_LAYERS: list[set[str]] = [
     {"_arrays", "_dead"},
     # byte streams, which carry messages too: programs in a row, the mechanisms, their ends
     {"_pipeline"},
+    {"_stages"},
     {"fifo", "pipe"},
     {"_pipe_ends"},
     {"_stream_reader", "_stream_writer"},

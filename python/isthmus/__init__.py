@@ -38,6 +38,7 @@ from ._errors import (
     PeerDied,
     Refused,
     ShutDown,
+    StageFailed,
     Timeout,
     TooLarge,
     Undelivered,
@@ -51,6 +52,7 @@ from .value import Value
 
 if _TYPE_CHECKING:
     from ._inspect import Attachment, Inspection, PeekedMessage, inspect
+    from ._pipeline import Pipeline, StageProgress, pipeline
     from ._select import Writable, select
     from .mapped_file import MappedFile, RangeLock
     from .named_semaphore import NamedSemaphore, NamedSemaphoreInfo
@@ -60,6 +62,7 @@ if _TYPE_CHECKING:
     from .shared_memory import SharedMemory
 
 _LATER = {
+    "_pipeline": ("Pipeline", "StageProgress", "pipeline"),
     "_inspect": ("Attachment", "Inspection", "PeekedMessage", "inspect"),
     "_select": ("Writable", "select"),
     "mapped_file": ("MappedFile", "RangeLock"),
@@ -103,6 +106,7 @@ __all__ = [
     "PipeEnd",
     "PipeReader",
     "PipeWriter",
+    "Pipeline",
     "PosixQueue",
     "PosixQueueInfo",
     "PosixQueueStats",
@@ -114,6 +118,8 @@ __all__ = [
     "SharedArray",
     "SharedMemory",
     "ShutDown",
+    "StageFailed",
+    "StageProgress",
     "Timeout",
     "TooLarge",
     "Undelivered",
@@ -125,6 +131,7 @@ __all__ = [
     "clean",
     "inspect",
     "objects",
+    "pipeline",
     "remove",
     "select",
 ]

@@ -32,6 +32,7 @@ __all__ = [
     "PeerDied",
     "Refused",
     "ShutDown",
+    "StageFailed",
     "Timeout",
     "TooLarge",
     "Undelivered",
@@ -202,6 +203,24 @@ class Undelivered(IsthmusError, RuntimeError):
     def __init__(self, message: str = "", *, reason: str = "") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class StageFailed(IsthmusError, RuntimeError):
+    """A stage of a `pipeline` failed: a program did not exit with 0, or a function raised (the cause).
+
+    `stage` counts from 1, `name` is the stage as it was written, `exit_code` as in `subprocess`: negative for
+    a signal, 1 for a function.
+    """
+
+    stage: int
+    name: str
+    exit_code: int
+
+    def __init__(self, message: str = "", *, stage: int = 0, name: str = "", exit_code: int = 0) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.name = name
+        self.exit_code = exit_code
 
 
 class Unsupported(IsthmusError, NotImplementedError):

@@ -65,6 +65,13 @@ class ByteReader(End):
 
         `Empty` when no whole line came in `timeout` seconds; what has come of it stays for the next call.
         """
+        with self._lock:
+            if not self._chunks and not self._framed and not self._foreign and self._fd >= 0:
+                end = self._data.find(b"\n", self._at) + 1
+                if end:
+                    line = self._data[self._at : end]
+                    self._at = end
+                    return line
         return self._bytes(self._line, timeout)
 
     def readinto(self, buffer: "Buffer", timeout: float | None = None) -> int:
@@ -155,6 +162,20 @@ class ByteReader(End):
         taken = self._data[self._at : end]
         self._at = end
         return taken
+
+    def _lines(self) -> list[bytes] | None:
+        """Every whole line that is there, at least one; at the end what is left, and then none."""
+        line = self._line()
+        if line is None:
+            return None
+        if not line:
+            return []
+        end = self._data.rfind(b"\n", self._at) + 1
+        if not end:
+            return [line]
+        taken = self._data[self._at : end - 1]
+        self._at = end
+        return [line, *[part + b"\n" for part in taken.split(b"\n")]]
 
     def _into(self, target: memoryview) -> int | None:
         if self._ahead():

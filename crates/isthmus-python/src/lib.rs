@@ -14,6 +14,7 @@ mod mapping;
 mod message;
 mod mutex;
 mod objects;
+mod pipes;
 mod posix;
 mod queue;
 mod receiving;
@@ -41,6 +42,8 @@ mod _core {
     use crate::mutex::PyMutex;
     #[pymodule_export]
     use crate::objects::{clean, objects, remove};
+    #[pymodule_export]
+    use crate::pipes::{die_with_parent, tee};
     #[pymodule_export]
     use crate::posix::queue::{PyPosixQueue, unlink_queue};
     #[pymodule_export]

@@ -16,6 +16,8 @@ pub mod map;
 #[cfg(not(loom))]
 pub mod mq;
 #[cfg(not(loom))]
+pub mod pipe;
+#[cfg(not(loom))]
 pub mod proc;
 #[cfg(not(loom))]
 pub mod region;
