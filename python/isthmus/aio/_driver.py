@@ -25,7 +25,7 @@ from isthmus import _core
 from isthmus._core import ASK, LAST
 from isthmus._errors import WouldBlock
 
-__all__ = ["Driver", "End", "check", "checkpoint", "settle", "until"]
+__all__ = ["TURN", "Driver", "End", "check", "checkpoint", "settle", "until"]
 
 R = TypeVar("R")
 
@@ -34,6 +34,9 @@ R = TypeVar("R")
 _SPIN_MAX_NS = 100_000
 _SPIN_MIN_NS = 2_000
 _ONE_CPU = os.cpu_count() == 1
+
+TURN = 64
+"""What never has to wait would never let the loop run. So every so many calls of an object do so, once."""
 
 
 def check(timeout: float | None) -> None:
@@ -232,7 +235,8 @@ class Driver:
         """Waits until trying again may go on; False if the deadline came first. `done` must follow."""
         wait = waiter.wait
         start = time.perf_counter_ns()
-        if waiter.group is None and (wait.ready_soon() or await self._spin(wait, start)):
+        in_turn = waiter.group is None and not self._is_behind(wait)
+        if in_turn and (wait.ready_soon() or await self._spin(wait, start)):
             self._learn(start)
             return True
         if wait.point is None:
@@ -276,6 +280,15 @@ class Driver:
         if group is not None and (wait.key != group.key or wait.point != waiter.wait.point):
             self.done(waiter)
         waiter.wait = wait
+
+    def _is_behind(self, wait: _core.Wait) -> bool:
+        """True where others of this loop wait for the same, to be served in turn."""
+        if not wait.exclusive or not any(rope.groups for rope in self._ropes.values()):
+            return False
+        rope = self._ropes.get(wait.namespace)
+        groups = None if rope is None else rope.groups.get(wait.token(rope.bell))
+        group = None if groups is None else groups.get(wait.key)
+        return group is not None and bool(group.waiters)
 
     async def _spin(self, wait: _core.Wait, start: int) -> bool:
         if not self._spins or self._budget_ns <= _SPIN_MIN_NS:

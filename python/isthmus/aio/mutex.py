@@ -4,17 +4,20 @@ import asyncio
 import itertools
 import os
 import weakref
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from isthmus import _core
 from isthmus._core import ASK
-from isthmus._errors import DeadlockError, OwnerDied, WouldBlock
+from isthmus._errors import DeadlockError, NotOwnerError, OwnerDied, WouldBlock
 from isthmus.mutex import Mutex as SyncMutex
 
-from ._driver import check, settle
+from ._driver import TURN, check, checkpoint, settle
 
 __all__ = ["Mutex", "context"]
+
+R = TypeVar("R")
 
 # Numbers of tasks in owner words begin where thread ids end (PID_MAX_LIMIT) and have 24 bits. One is given
 # out again after twelve million tasks, which could then be taken for each other if both still lived.
@@ -41,12 +44,15 @@ class Mutex:
     one with the arguments of `isthmus.Mutex`. `async with mutex:` holds it. Death of an owner is as there:
     `OwnerDied` until somebody has repaired what it protects in `async with mutex.recover():`. A task that is
     cancelled while it waits holds nothing, and its wake-up goes to the next; one that ends holding it leaves
-    it held, as a thread would.
+    it held, as a thread would. Tasks of one loop that share a handle get it in the order in which they asked.
     """
 
-    __slots__ = ("__weakref__", "_mutex")
+    __slots__ = ("__weakref__", "_mutex", "_pid", "_turn", "_waiting")
 
     def __init__(self, mutex: SyncMutex | str | None = None, **attributes: Any) -> None:
+        self._pid = os.getpid()
+        self._turn = 0
+        self._waiting = 0
         if isinstance(mutex, SyncMutex):
             if attributes:
                 raise TypeError(
@@ -82,12 +88,25 @@ class Mutex:
         """
         check(timeout)
         me = context()
-        try:
-            return self._mutex._acquire_as(me, False, ASK)
-        except WouldBlock:
-            pass
+        return await self._run(lambda waited, t: self._mutex._acquire_as(me, waited, t), me, timeout)
+
+    async def _run(self, call: Callable[[bool, Any], R], me: int, timeout: float | None) -> R:
+        self._turn += 1
+        if not self._turn % TURN:
+            await checkpoint()
+        # Who gives it back and wants it again goes behind those who wait for it through this handle. They
+        # would never find it free otherwise: nothing else runs in between.
+        if not self._waiting or timeout == 0:
+            try:
+                return call(False, ASK)
+            except WouldBlock:
+                pass
         self._check_self(me, timeout)
-        return await settle(lambda t: self._mutex._acquire_as(me, True, t), self._wait, 0, timeout)
+        self._waiting += 1
+        try:
+            return await settle(lambda t: call(True, t), self._wait, 0, timeout)
+        finally:
+            self._waiting -= 1
 
     def _check_self(self, me: int, timeout: float | None) -> None:
         if timeout is None and self._mutex._held_by(me):
@@ -107,7 +126,12 @@ class Mutex:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.release()
+        try:
+            self.release()
+        except NotOwnerError:
+            # In a forked child the mutex is still the parent's.
+            if self._pid == os.getpid():
+                raise
 
     def recover(self, timeout: float | None = None) -> "_Recovery":
         """Takes the mutex for repair: `async with mutex.recover() as death:`; see `isthmus.Mutex.recover`."""
@@ -157,13 +181,8 @@ class _Recovery:
     async def __aenter__(self) -> OwnerDied | None:
         me = self._me = context()
         mutex = self._mutex._mutex
-        try:
-            return mutex._recover(ASK, context=me)
-        except WouldBlock:
-            pass
-        self._mutex._check_self(me, self._timeout)
-        return await settle(
-            lambda t: mutex._recover(t, context=me, waited=True), self._mutex._wait, 0, self._timeout
+        return await self._mutex._run(
+            lambda waited, t: mutex._recover(t, context=me, waited=waited), me, self._timeout
         )
 
     async def __aexit__(

@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 from isthmus import _core
 from isthmus._core import ASK
@@ -12,20 +12,28 @@ from isthmus._errors import IsthmusError, ShutDown, WouldBlock
 from isthmus.queue import Queue as SyncQueue
 from isthmus.queue import QueueStats
 
-from ._driver import End, check, checkpoint, settle
+from ._driver import TURN, End, check, checkpoint, settle
 from ._driver import until as wait_until
 
 if TYPE_CHECKING:
+    from typing import TypedDict, Unpack
+
     from isthmus._dead import DeadLetters
+
+    class _Attributes(TypedDict, total=False):
+        capacity: int | None
+        priorities: int | None
+        max_deliveries: int | None
+        persistent: bool | None
+        ends_with_producers: bool | None
+        namespace: str | os.PathLike[str] | None
+
 
 __all__ = ["Queue"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# A queue that others keep filled never blocks, and a loop that only gets from it would run nothing else. So
-# every so many calls let the loop run once.
-_TURN = 64
 # Messages of a batch that are encoded at once.
 _BATCH = 512
 
@@ -51,7 +59,17 @@ class Queue(Generic[T]):
             return PosixQueue(queue, **attributes)  # type: ignore[return-value, arg-type]
         return super().__new__(cls)
 
-    def __init__(self, queue: "SyncQueue[T] | str | None" = None, **attributes: Any) -> None:
+    @overload
+    def __init__(self, queue: "SyncQueue[T]") -> None: ...
+    @overload
+    def __init__(
+        self, queue: str | None = None, *, type: type[T], **attributes: "Unpack[_Attributes]"
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "Queue[Any]", queue: str | None = None, *, type: Any = None, **attributes: "Unpack[_Attributes]"
+    ) -> None: ...
+    def __init__(self, queue: Any = None, **attributes: Any) -> None:
         if isinstance(queue, SyncQueue):
             if attributes:
                 raise TypeError(
@@ -62,13 +80,29 @@ class Queue(Generic[T]):
             self._queue = SyncQueue(queue, **attributes)
         self._turn = 0
 
+    @overload
     @classmethod
-    def create(cls, name: str, **attributes: Any) -> Self:
+    def create(cls, name: str, *, type: type[T], **attributes: "Unpack[_Attributes]") -> "Queue[T]": ...
+    @overload
+    @classmethod
+    def create(cls, name: str, *, type: Any = None, **attributes: "Unpack[_Attributes]") -> "Queue[Any]": ...
+    @classmethod
+    def create(cls, name: str, **attributes: Any) -> Any:
         """Creates the queue; `FileExistsError` where the name is taken."""
         return cls(SyncQueue.create(name, **attributes))
 
+    @overload
     @classmethod
-    def open(cls, name: str, *, type: Any = None, namespace: str | os.PathLike[str] | None = None) -> Self:
+    def open(
+        cls, name: str, *, type: type[T], namespace: str | os.PathLike[str] | None = None
+    ) -> "Queue[T]": ...
+    @overload
+    @classmethod
+    def open(
+        cls, name: str, *, type: Any = None, namespace: str | os.PathLike[str] | None = None
+    ) -> "Queue[Any]": ...
+    @classmethod
+    def open(cls, name: str, *, type: Any = None, namespace: str | os.PathLike[str] | None = None) -> Any:
         """Opens a queue that exists; `FileNotFoundError` where there is none."""
         return cls(SyncQueue.open(name, type=type, namespace=namespace))
 
@@ -84,7 +118,7 @@ class Queue(Generic[T]):
         if timeout is not None:
             check(timeout)
         self._turn += 1
-        if not self._turn % _TURN:
+        if not self._turn % TURN:
             await checkpoint()
         try:
             return call(ASK)
