@@ -303,6 +303,13 @@ def fill_array(array: isthmus.SharedArray, number: int) -> None:
     array.close()
 
 
+def fill_file(file: isthmus.MappedFile, number: int) -> None:
+    """Likewise, under a lock."""
+    with file.lock(number, 1):
+        file.write(number, bytes([100 + number]))
+    file.close()
+
+
 def come_and_go(journal: str, queue: str, capacity: int, number: int) -> None:
     """Opens or creates a queue, uses it, closes it, again and again; nobody else keeps it alive."""
     words = Journal(journal).words
