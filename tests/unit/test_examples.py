@@ -64,6 +64,45 @@ def test_a_killed_printer_loses_no_job_and_urgent_ones_come_first(namespace: Pat
     assert object_files(namespace) == []
 
 
+def test_a_killed_worker_leaves_its_lines_in_the_picture(namespace: Path) -> None:
+    lines = run("mandelbrot.py")
+    assert lines[0] == "a worker was killed by SIGKILL, 3 lines done"
+    assert lines[1] == "lines taken and not done: [3]"
+    picture = lines[2:-1]
+    assert len(picture) == 28
+    assert picture == picture[::-1], "the set is symmetric"
+    assert sum(line.count("@") for line in picture) > 250
+    assert lines[-1] == "28 lines of 72 points, each computed"
+    assert object_files(namespace) == []
+
+
+def test_a_display_without_isthmus_reads_what_a_killed_station_left(namespace: Path) -> None:
+    before = set(Path("/dev/shm").glob("weather-*"))
+    lines = run("weather_station.py")
+    shown = "display: 12.4 degrees, 1004 hPa, wind 7.0 m/s (change 10)"
+    assert lines[1:] == [
+        shown,
+        "station: killed by SIGKILL",
+        shown,
+        "display: 20.9 degrees, 1004 hPa, wind 7.0 m/s (change 20)",
+        "station: killed by SIGKILL",
+        "the memory is removed",
+    ]
+    assert set(Path("/dev/shm").glob("weather-*")) <= before
+
+
+def test_counters_in_a_file_are_exact_although_a_server_was_killed(namespace: Path) -> None:
+    lines = run("visit_counter.py")
+    found = [re.match(r"\w+ +(\d+) visits +(\d+) s", line) for line in lines[:4]]
+    numbers = [(int(match[1]), int(match[2])) for match in found if match]
+    assert len(numbers) == 4
+    assert sum(visits - seconds for visits, seconds in numbers) in (0, 1)
+    last = re.fullmatch(r"(\d+) visits of the killed server and 1200 of the others", lines[4])
+    assert last
+    assert sum(visits for visits, _ in numbers) == int(last[1]) + 1200
+    assert int(last[1]) > 0
+
+
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in EXAMPLES])
 def test_each_example_is_explained_in_the_docs(path: Path) -> None:
     assert f'--8<-- "examples/{path.name}"' in (ROOT / "docs" / "examples.md").read_text()
