@@ -338,7 +338,7 @@ def _made(
     namespace: str | os.PathLike[str] | None,
     adopt: tuple[int, int, int] | None = None,
 ) -> Any:
-    if name is not None and "://" in name:
+    if isinstance(name, str) and "://" in name:
         scheme, _, rest = name.partition("://")
         if scheme != "shm":
             return _elsewhere(scheme)(name, mode, kind, asked, namespace)

@@ -192,7 +192,11 @@ pub fn check_name(name: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::Invalid(format!("{name:?} cannot be a name: {problem}")))
+    let mut shown: String = name.chars().take(MAX_NAME).collect();
+    if shown.len() < name.len() {
+        shown.push('…');
+    }
+    Err(Error::Invalid(format!("{shown:?} cannot be a name: {problem}")))
 }
 
 fn mode_asked(text: Option<&str>) -> Result<u32> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_core::namespace::Namespace;
 use isthmus_core::object::Mode;
-use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyBufferError, PyOverflowError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
@@ -170,9 +170,41 @@ pub(crate) fn namespace(py: Python<'_>, path: Option<&Path>) -> PyResult<Arc<Nam
     Namespace::open(path).or_raise(py)
 }
 
+/// An integer of any size; beyond 64 bits it is the largest or the smallest there is, which no limit here allows.
+pub(crate) fn integer(given: &Bound<'_, PyAny>) -> PyResult<i64> {
+    match given.extract::<i64>() {
+        Err(error) if error.is_instance_of::<PyOverflowError>(given.py()) => {
+            let negative = given.call_method0("__index__")?.lt(0)?;
+            Ok(if negative { i64::MIN } else { i64::MAX })
+        }
+        other => other,
+    }
+}
+
+/// As [`integer`], or None.
+pub(crate) fn integer_or_none(given: &Bound<'_, PyAny>) -> PyResult<Option<i64>> {
+    if given.is_none() { Ok(None) } else { integer(given).map(Some) }
+}
+
+/// What [`integer`] was given, for error texts.
+pub(crate) fn shown(number: i64) -> String {
+    match number {
+        i64::MIN => "-2**63 or less".to_owned(),
+        i64::MAX => "2**63 - 1 or more".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 /// A number that was asked for: 1 to `limit`.
-pub(crate) fn count(name: &str, unit: &str, asked: Option<i128>, limit: u64) -> PyResult<Option<u64>> {
-    match asked.map(|asked| (asked, u64::try_from(asked))) {
+pub(crate) fn count(
+    name: &str,
+    unit: &str,
+    asked: Option<impl Into<i128>>,
+    limit: u64,
+) -> PyResult<Option<u64>> {
+    let asked = asked.map(Into::into);
+    let text = |asked: i128| i64::try_from(asked).map_or_else(|_| asked.to_string(), shown);
+    match asked.map(|asked| (text(asked), u64::try_from(asked))) {
         None => Ok(None),
         Some((_, Ok(asked))) if (1..=limit).contains(&asked) => Ok(Some(asked)),
         Some((asked, _)) if limit == u64::MAX => {

@@ -14,7 +14,7 @@ use pyo3::exceptions::{PyResourceWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use crate::arguments::{Timeout, count, mode, namespace};
+use crate::arguments::{Timeout, count, integer, integer_or_none, mode, namespace, shown};
 use crate::batch;
 use crate::driver::{End, drive, drive_from, look_briefly};
 use crate::errors::{OrRaise, raise};
@@ -78,7 +78,8 @@ impl PyQueue {
         match u8::try_from(priority) {
             Ok(level) if usize::from(level) < levels => Ok(level),
             _ => Err(PyValueError::new_err(format!(
-                "priority is {priority}: this queue has priorities 0 to {} (create it with priorities=)",
+                "priority is {}: this queue has priorities 0 to {} (create it with priorities=)",
+                shown(priority),
                 levels - 1
             ))),
         }
@@ -119,9 +120,9 @@ impl PyQueue {
         py: Python<'_>,
         name: Option<&str>,
         mode_: &str,
-        capacity: Option<i128>,
-        priorities: Option<i128>,
-        max_deliveries: Option<i128>,
+        #[pyo3(from_py_with = integer_or_none)] capacity: Option<i64>,
+        #[pyo3(from_py_with = integer_or_none)] priorities: Option<i64>,
+        #[pyo3(from_py_with = integer_or_none)] max_deliveries: Option<i64>,
         type_: Option<(u64, String)>,
         default_type_: (u64, String),
         persistent: Option<bool>,
@@ -195,7 +196,7 @@ impl PyQueue {
         py: Python<'_>,
         message: &Bound<'_, PyAny>,
         timeout: Option<Timeout>,
-        priority: i64,
+        #[pyo3(from_py_with = integer)] priority: i64,
         until: Option<&str>,
     ) -> PyResult<()> {
         let timeout = timeout.unwrap_or(Timeout::Never);
@@ -219,7 +220,7 @@ impl PyQueue {
         &self,
         py: Python<'_>,
         message: &Bound<'_, PyAny>,
-        priority: i64,
+        #[pyo3(from_py_with = integer)] priority: i64,
         timeout: Timeout,
     ) -> PyResult<(u8, u64)> {
         let level = self.level(priority)?;
@@ -277,9 +278,9 @@ impl PyQueue {
     #[pyo3(signature = (length, timeout, priority, within = None))]
     fn _reserve(
         slf: &Bound<'_, Self>,
-        length: i64,
+        #[pyo3(from_py_with = integer)] length: i64,
         timeout: Option<f64>,
-        priority: i64,
+        #[pyo3(from_py_with = integer)] priority: i64,
         within: Option<Timeout>,
     ) -> PyResult<PyReservation> {
         let (py, this) = (slf.py(), slf.get());
@@ -289,7 +290,10 @@ impl PyQueue {
         };
         let level = this.level(priority)?;
         let Ok(length) = usize::try_from(length) else {
-            return Err(PyValueError::new_err(format!("size is {length}: it takes bytes, 0 or more")));
+            return Err(PyValueError::new_err(format!(
+                "size is {}: it takes bytes, 0 or more",
+                shown(length)
+            )));
         };
         let hold = if length <= this.handle.queue().geometry().inline_max() {
             this.handle.producer().or_raise(py)?;
@@ -311,7 +315,7 @@ impl PyQueue {
         py: Python<'_>,
         messages: &Bound<'_, PyAny>,
         timeout: Option<Timeout>,
-        priority: i64,
+        #[pyo3(from_py_with = integer)] priority: i64,
     ) -> PyResult<usize> {
         batch::put_many(self, py, messages, timeout.unwrap_or(Timeout::Never), self.level(priority)?)
     }
@@ -323,11 +327,14 @@ impl PyQueue {
     #[pyo3(signature = (limit, timeout = None))]
     fn get_many<'py>(
         slf: &Bound<'py, Self>,
-        limit: i64,
+        #[pyo3(from_py_with = integer)] limit: i64,
         timeout: Option<Timeout>,
     ) -> PyResult<Bound<'py, PyList>> {
         let Some(limit) = usize::try_from(limit).ok().filter(|limit| *limit > 0) else {
-            return Err(PyValueError::new_err(format!("limit is {limit}: it takes 1 or more messages")));
+            return Err(PyValueError::new_err(format!(
+                "limit is {}: it takes 1 or more messages",
+                shown(limit)
+            )));
         };
         batch::get_many(slf, limit, timeout.unwrap_or(Timeout::Never))
     }

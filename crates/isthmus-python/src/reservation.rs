@@ -10,7 +10,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyMemoryView;
 
-use crate::arguments::Timeout;
+use crate::arguments::{Timeout, integer, shown};
 use crate::errors::is;
 use crate::hold::{Hold, Private};
 use crate::queue::PyQueue;
@@ -154,13 +154,14 @@ impl PyReservation {
     }
 
     /// Makes the message shorter than what was reserved: only the first `length` bytes are put.
-    fn shorten(&self, length: i64) -> PyResult<()> {
+    fn shorten(&self, #[pyo3(from_py_with = integer)] length: i64) -> PyResult<()> {
         self.check_open()?;
         match usize::try_from(length).ok().filter(|length| *length <= self.reserved) {
             Some(length) => self.length.store(length, Ordering::Release),
             None => {
                 return Err(PyValueError::new_err(format!(
-                    "length is {length}: {} bytes were reserved",
+                    "length is {}: {} bytes were reserved",
+                    shown(length),
                     self.reserved
                 )));
             }

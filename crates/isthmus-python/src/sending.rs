@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use isthmus_core::owner::Owner;
 use isthmus_core::process;
 use isthmus_core::queue::handle::QueueHandle;
-use isthmus_core::queue::{Attempt, Fate, INLINE_MAX, On, Run};
+use isthmus_core::queue::{Attempt, Fate, INLINE_MAX, MAX_CAPACITY, On, Run};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -115,11 +115,15 @@ impl PyQueue {
         if size <= limit {
             return Ok(());
         }
+        let enough = size.checked_mul(2).and_then(usize::checked_next_power_of_two);
+        let advice = match enough.filter(|enough| *enough as u64 <= MAX_CAPACITY) {
+            Some(enough) => format!("create it with capacity={enough} or more"),
+            None => "and no queue does".to_owned(),
+        };
         let text = format!(
             "a message of {size} bytes is over the limit of {limit}: a queue of capacity={} holds no larger ones \
-             (create it with capacity={} or more)",
+             ({advice})",
             geometry.capacity,
-            (2 * size).next_power_of_two()
         );
         let fields = [("size", number(py, size as u64)), ("limit", number(py, limit as u64))];
         Err(raise(py, "TooLarge", &text, &fields))
