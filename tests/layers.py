@@ -42,6 +42,7 @@ PYTHON_LAYERS: list[set[str]] = [
     {"_posix_shm", "_range_lock", "_viewing"},
     {"_elements", "_segments"},
     {"_descriptors"},  # reading, writing and waiting without blocking
+    {"_stopping"},  # this process was asked to end
     {"_core"},  # binding
     {"_errors"},  # vocabulary
 ]

@@ -144,10 +144,12 @@ del _name, _sys, _LATER
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LATER_MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "signals":
+        return import_module(".signals", __name__)
+    if name not in _LATER_MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_LATER_MODULES[name]}", __name__), name)
     value.__module__ = __name__
     globals()[name] = value

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from ._errors import NoSpaceError
+from ._stopping import heed
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -100,10 +101,12 @@ def wait(fd: int, events: int, deadline: float | None) -> bool:
     """Waits until `fd` is ready; False at the deadline.
 
     Waits at most SLICE and then says True as well: the caller tries, finds out whether its handle was closed
-    by another thread, and comes again.
+    by another thread, and comes again. `ShutDown` where reading waits and this process was asked to end.
     """
     if fd < 0:
         return True
+    if events & select.POLLIN:
+        heed()  # a wait for work
     seconds = SLICE if deadline is None else min(SLICE, max(0.0, deadline - time.monotonic()))
     poll = select.poll()
     poll.register(fd, events)

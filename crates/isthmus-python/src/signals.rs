@@ -53,7 +53,7 @@ pub(crate) fn signal_descriptor(py: Python<'_>, signals: Vec<i32>) -> PyResult<i
     signal::descriptor(set(&signals)).or_raise(py)
 }
 
-/// Captures signals, and makes every other thread block them; how many threads do not yet.
+/// Captures signals; with `settle` every other thread is made to block them. How many threads do not yet.
 #[pyfunction]
 pub(crate) fn signal_capture(
     py: Python<'_>,
@@ -63,7 +63,7 @@ pub(crate) fn signal_capture(
     settle: bool,
 ) -> PyResult<usize> {
     let signals = set(&signals);
-    capture::install(signals, journal, bell).or_raise(py)?;
+    capture::install(signals, journal, bell, settle).or_raise(py)?;
     Ok(if settle { py.detach(|| capture::settle(signals)) } else { 0 })
 }
 

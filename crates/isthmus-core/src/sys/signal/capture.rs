@@ -94,8 +94,8 @@ fn is_ours(found: &libc::sigaction) -> bool {
 }
 
 /// Installs the handler for `set`. `journal` is a file opened to append, `bell` an eventfd; they stay open
-/// until [`release`].
-pub fn install(set: Set, journal: i32, bell: i32) -> Result<()> {
+/// after [`release`], because a handler may be at work. Without `block` signals are only written down.
+pub fn install(set: Set, journal: i32, bell: i32, block: bool) -> Result<()> {
     let mut before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
     // The whole mask: one handler at a time in a thread, so the journal keeps the kernel's order.
     let ours = libc::sigaction {
@@ -108,13 +108,16 @@ pub fn install(set: Set, journal: i32, bell: i32) -> Result<()> {
         let at = signal as usize;
         JOURNALS[at].store(journal, Ordering::SeqCst);
         BELLS[at].store(bell, Ordering::SeqCst);
-        before[at] = action(signal);
+        // Another capture of ours may be there already, which this one takes over.
+        before[at] = before[at].or_else(|| action(signal));
         // SAFETY: `ours` is whole, and the handler is fit to run anywhere.
         if unsafe { libc::sigaction(signal, &raw const ours, std::ptr::null_mut()) } != 0 {
             return Err(Error::last_os("sigaction", None));
         }
     }
-    CAPTURED.fetch_or(set, Ordering::SeqCst);
+    if block {
+        CAPTURED.fetch_or(set, Ordering::SeqCst);
+    }
     Ok(())
 }
 
