@@ -1,0 +1,495 @@
+"""The receiving half of a stream: reads ahead, and finds the messages in what came.
+
+**Few system calls.** One `recv` takes what is there, up to 64 KiB, and all messages in it wait in `_ready`.
+Behind a large message only the next header is read, so that a large one that follows is received into its own
+memory by one call (MSG_WAITALL) and not copied again. The socket stays blocking: without a timeout the kernel
+waits; with one a call tries (MSG_DONTWAIT) and poll(2) waits.
+
+**Ctrl+C costs no byte.** A signal handler may raise between any two calls. So what a call returns is stored by
+the loop that made it (`for self._chunk in map(recv, …)`: Python looks for signals after calls and at jumps back,
+and a `for` is neither), and what was found in a chunk takes its place by neighbouring stores. Who is interrupted
+in `recv` and calls again goes on where the stream was.
+
+**Bounded memory.** A stream holds what one read ahead brought, and at most one message that is not complete,
+which grows as its bytes come in and never by what its header says.
+"""
+
+import select
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from struct import error as too_short
+from struct import unpack_from
+from typing import TYPE_CHECKING, Any
+
+from .._errors import (
+    ClosedError,
+    CorruptError,
+    Empty,
+    InvalidMessage,
+    IsthmusError,
+    PeerDied,
+    ShutDown,
+    TooLarge,
+    Unsupported,
+)
+from . import _failures
+from ._opening import Opened
+from ._protocol import DESCRIPTORS, END, FILE, FINISHED, LONG, NO_LENGTH
+from ._rights import Rights, close_all
+from ._steps import deadline_of, left, wait
+
+if TYPE_CHECKING:
+    from ._terms import Terms
+
+__all__ = ["FileComes", "Receiver", "WithDescriptors"]
+
+AHEAD = 1 << 16
+"""Bytes read at once, if they are there."""
+_HEADER = 4
+_APART = 1 << 14
+"""Bytes missing of a message from which on they are received by themselves."""
+_MOST_NOW = 1 << 20
+"""Bytes asked for by a call that does not wait: memory is taken before it is known what there is."""
+
+_Item = Any
+"""What waits to be taken: the bytes of a message, a `WithDescriptors` or a `FileComes`."""
+
+
+class FileComes:
+    """In the place of a message: a file of this many bytes, which are not read ahead."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+class WithDescriptors:
+    """In the place of a message: one with descriptors."""
+
+    __slots__ = ("data", "descriptors")
+
+    def __init__(self, data: bytes, descriptors: list[int]) -> None:
+        self.data = data
+        self.descriptors = descriptors
+
+    def take(self) -> list[int]:
+        """The descriptors, now the caller's to close."""
+        taken, self.descriptors = self.descriptors, []
+        return taken
+
+    def __del__(self) -> None:
+        close_all(self.descriptors)
+
+
+class Receiver:
+    """What a stream knows of what comes in. Mixed into `Stream`, which opens and closes."""
+
+    _who: str
+    _pid: int
+    _number: int
+    _closed: bool
+    _owed: bool
+    _framed: bool
+    _sock: socket.socket
+    _tls: Any
+
+    def _pay(self, timeout: float | None) -> None:
+        raise NotImplementedError  # the sending half does
+
+    def _begin_receiving(self, opened: Opened, terms: "Terms") -> None:
+        self._receiving = threading.Lock()
+        self._ready: deque[_Item] = deque()
+        self._limit = terms.limit
+        self._rights = Rights(opened.sock, terms.descriptors) if terms.descriptors else None
+        self._recv = opened.channel.recv if self._rights is None else self._rights.recv
+        self._recv_into = opened.channel.recv_into
+        self._decode: Callable[[Any], Any] | None
+        if terms.framing == "messages":
+            self._decode = None if terms.codec is None else terms.codec.decode
+            self._take = self._take_messages
+        elif terms.framing == "lines":
+            self._decode = _line
+            self._take = self._take_lines
+        else:
+            self._decode = None
+            self._take = self._take_raw
+        # Came in and not looked at yet; the beginning of a frame or line; parts of one by where they begin, and
+        # what is missing of it.
+        self._chunk = b""
+        self._rest = b""
+        self._parts: dict[int, bytes] = {}
+        self._missing = 0
+        self._line_length = 0
+        # Descriptors for the message that is next; how many messages came; why no more will.
+        self._given: list[int] | None = None
+        self._came = 0
+        self._over: Callable[[], Exception] | None = None
+        self._ask_for(AHEAD)
+
+    def _ask_for(self, size: int) -> None:
+        self._asked = size
+        self._reads: Iterator[bytes] = map(self._recv, repeat(size))
+        self._reads_now: Iterator[bytes] = map(self._recv, repeat(size), repeat(socket.MSG_DONTWAIT))
+
+    # ---- what users call
+
+    def recv(self, timeout: float | None = None) -> Any:
+        """The next message: a value of the stream's type, a line without its end, or the bytes that came.
+
+        `Empty` after `timeout` seconds (None waits, 0 tries). When the other side has finished: `ShutDown`. When
+        its process died or the connection was cut: `PeerDied`, after everything that came before. What came
+        and is no value of the type is an `InvalidMessage`, and the stream goes on with the next; one over
+        the limit is `TooLarge` and ends it. See recv(2).
+        """
+        try:
+            data = self._ready.popleft()
+        except IndexError:
+            data = self._next(timeout)
+        if type(data) is not bytes:
+            data = self._special(data)
+        decode = self._decode
+        if decode is None:
+            return data
+        try:
+            return decode(data)
+        except Exception as problem:
+            raise self._invalid(data, problem) from problem
+
+    def recv_many(self, most: int | None = None, timeout: float | None = None) -> list[Any]:
+        """The messages that are here, at least one and at most `most`; waits and fails as `recv` does."""
+        if most is not None and most < 1:
+            raise ValueError(f"most is {most}: it takes at least 1")
+        found = [self.recv(timeout)]
+        while self._ready and (most is None or len(found) < most):
+            if type(self._ready[0]) is FileComes:
+                break
+            try:
+                found.append(self.recv(0))
+            except Empty:  # another thread took it
+                break
+        return found
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """True when `recv` would not wait: a message is here, or the end; False after `timeout` seconds."""
+        if self._ready:
+            return True
+        deadline = deadline_of(timeout)
+        if self._owed:
+            self._pay(timeout)
+        if not self._receiving.acquire(timeout=-1 if timeout is None else timeout):
+            return False
+        try:
+            self._fill(timeout, deadline)
+        except Empty:
+            return False
+        except ClosedError:
+            raise
+        except IsthmusError:  # it stays, and `recv` raises it
+            return True
+        finally:
+            self._receiving.release()
+        return True
+
+    def __iter__(self) -> Iterator[Any]:
+        """Messages until the other side finishes; fails as `recv` does."""
+        while True:
+            try:
+                message = self.recv()
+            except ShutDown:
+                return
+            yield message
+
+    # ---- how messages come
+
+    def _next(self, timeout: float | None) -> _Item:
+        """The next item, waited for."""
+        deadline = deadline_of(timeout)
+        if self._owed:
+            self._pay(timeout)
+        if not self._receiving.acquire(timeout=-1 if timeout is None else timeout):
+            raise self._empty(timeout)
+        try:
+            self._fill(timeout, deadline)
+            return self._ready.popleft()
+        finally:
+            self._receiving.release()
+
+    def _special(self, item: _Item) -> bytes:
+        """What `recv` gives for an item that is not just bytes."""
+        if type(item) is WithDescriptors:  # nobody asked for them
+            close_all(item.take())
+            return item.data
+        self._ready.appendleft(item)
+        raise Unsupported(f"{self._who} sends a file of {item.size} bytes: recv_file() takes it")
+
+    def _fill(self, timeout: float | None, deadline: float | None) -> None:
+        """Until something is in `_ready`. The lock is held."""
+        while not self._ready:
+            if self._chunk:
+                self._take()
+                continue
+            if self._over is not None:
+                raise self._over()
+            if self._closed:
+                raise self._closed_error()
+            try:
+                self._read(timeout is None)
+            except BlockingIOError:
+                rest = left(deadline)
+                if rest == 0.0 or not wait(self._number, select.POLLIN, rest):
+                    raise self._empty(timeout) from None
+
+    def _read(self, may_wait: bool) -> None:
+        """One system call: `_chunk` is what came. BlockingIOError when nothing did and it may not wait."""
+        try:
+            if self._missing:
+                size = self._missing if may_wait else min(self._missing, _MOST_NOW)
+                flags = socket.MSG_WAITALL if may_wait else socket.MSG_DONTWAIT
+                for self._chunk in map(self._recv, (size,), (flags,)):
+                    break
+            elif may_wait:
+                for self._chunk in self._reads:
+                    break
+            else:
+                for self._chunk in self._reads_now:
+                    break
+        except BlockingIOError:
+            raise
+        except TooLarge as problem:  # descriptors
+            text, limit = f"{self._who}: {problem}", problem.limit
+            self._over = lambda: TooLarge(text, limit=limit)
+        except OSError as problem:
+            self._over = self._failure(problem)
+        else:
+            if not self._chunk:
+                self._at_end()
+
+    # ---- what came
+
+    def _take_messages(self) -> None:
+        """The messages in `_chunk` go to `_ready`. Before the last line nothing has changed."""
+        chunk = self._chunk
+        if self._missing:
+            self._take_part(chunk)
+            return
+        if self._rest:
+            chunk = self._rest + chunk
+        if self._given is not None:
+            self._take_others(chunk, 0, [])
+            return
+        found: list[_Item] = []
+        add = found.append
+        limit = self._limit
+        end = len(chunk)
+        at = 0
+        try:
+            while True:
+                (size,) = unpack_from("<I", chunk, at)
+                head = at + 4
+                after = head + size
+                if after > end or size > limit:
+                    break
+                add(chunk[head:after])
+                at = after
+        except too_short:
+            ready = deque(found)
+            came = self._came + len(found)
+            rest = chunk[at:]
+            self._ready, self._came, self._rest, self._chunk = ready, came, rest, b""
+        else:
+            self._take_others(chunk, at, found)
+        if found and self._asked != AHEAD:
+            self._ask_for(AHEAD)
+
+    def _take_others(self, chunk: bytes, at: int, found: list[_Item]) -> None:
+        """From `at` on: frames that are not complete, and what is not a plain message."""
+        given = self._given
+        held: tuple[int, ...] = () if self._rights is None else self._rights.held
+        over = self._over
+        parts: dict[int, bytes] = {}
+        missing = 0
+        end = len(chunk)
+        rest = b""
+        while True:
+            begin = at
+            try:
+                (size,) = unpack_from("<I", chunk, at)
+                at += 4
+                if size == DESCRIPTORS:
+                    (count,) = unpack_from("<I", chunk, at)
+                    if not 1 <= count <= len(held) or given is not None:
+                        over = self._corrupt(f"{count} descriptors were announced, {len(held)} came")
+                        break
+                    given, held = list(held[:count]), held[count:]
+                    at += 4
+                    continue
+                if size in {LONG, FILE}:
+                    what = size
+                    (size,) = unpack_from("<Q", chunk, at)
+                    at += 8
+                    if what == FILE:
+                        found.append(FileComes(size))
+                        rest = chunk[at:]
+                        break
+            except too_short:
+                rest = chunk[begin:]
+                break
+            if size == FINISHED:
+                over = self._finished
+                break
+            if NO_LENGTH <= size < 1 << 32 and at - begin == 4:
+                over = self._corrupt(f"no frame begins with {size:08x}")
+                break
+            if size > self._limit:
+                over = self._too_large(size)
+                break
+            if at + size > end:
+                missing = at + size - end
+                if missing >= _APART:
+                    parts = {0: chunk[at:]}
+                else:
+                    missing = 0
+                    rest = chunk[begin:]
+                break
+            data = chunk[at : at + size]
+            found.append(data if given is None else WithDescriptors(data, given))
+            given = None
+            at += size
+        ready = deque(found)
+        came = self._came + len(found)
+        if self._rights is not None:
+            self._rights.held = held
+        self._ready, self._came, self._rest, self._parts, self._missing, self._given, self._over, self._chunk = (
+            ready, came, rest, parts, missing, given, over, b"",
+        )  # fmt: skip
+
+    def _take_part(self, chunk: bytes) -> None:
+        """Of a large message."""
+        missing = self._missing - len(chunk)
+        self._parts[-1 - missing] = chunk  # when interrupted, the same again
+        if missing:
+            self._missing, self._chunk = missing, b""
+            return
+        parts = [part for part in self._parts.values() if part]
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        ready: deque[_Item] = deque([data if self._given is None else WithDescriptors(data, self._given)])
+        came = self._came + 1
+        nothing: dict[int, bytes] = {}
+        self._ready, self._came, self._parts, self._missing, self._given, self._chunk = (
+            ready, came, nothing, 0, None, b"",
+        )  # fmt: skip
+        if self._asked != _HEADER:
+            self._ask_for(_HEADER)
+
+    def _take_lines(self) -> None:
+        chunk = self._chunk
+        got = self._line_length
+        first, newline, others = chunk.partition(b"\n")
+        if got + len(first) > self._limit:
+            over = self._too_large(got + len(first))
+            self._over, self._chunk = over, b""
+            return
+        if not newline:
+            self._parts[got] = chunk
+            self._line_length, self._chunk = got + len(chunk), b""
+            return
+        lines = others.split(b"\n")
+        rest = lines.pop()
+        longest = max(map(len, (*lines, rest)))
+        over_now = self._over
+        if longest > self._limit:
+            over_now = self._too_large(longest)
+            lines = lines[
+                : next((at for at, line in enumerate(lines) if len(line) > self._limit), len(lines))
+            ]
+        ready: deque[_Item] = deque([b"".join([*self._parts.values(), first]), *lines])
+        parts = {0: rest}
+        came = self._came + len(ready)
+        length = len(rest)
+        self._ready, self._came, self._parts, self._line_length, self._over, self._chunk = (
+            ready, came, parts, length, over_now, b"",
+        )  # fmt: skip
+
+    def _take_raw(self) -> None:
+        ready: deque[_Item] = deque([self._chunk])
+        self._ready, self._missing, self._chunk = ready, 0, b""
+
+    # ---- ends
+
+    def _says_finished(self) -> bool:
+        """Whether the other side has said that it has finished, as far as can be seen without taking anything."""
+        if self._over == self._finished:
+            return True
+        if not self._framed or self._tls is not None:
+            return False
+        try:
+            # Behind the end nothing follows.
+            return self._sock.recv(_MOST_NOW, socket.MSG_PEEK | socket.MSG_DONTWAIT).endswith(END)
+        except OSError:
+            return False
+
+    def _at_end(self) -> None:
+        """The connection gives no more bytes."""
+        if self._closed:
+            self._over = self._closed_error
+        elif self._take == self._take_messages:
+            self._over = self._died
+        else:
+            if self._line_length:  # a last line without its end
+                self._ready = deque([b"".join(self._parts.values())])
+                self._line_length = 0
+            self._over = self._finished
+
+    def _closed_error(self) -> ClosedError:
+        return ClosedError(f"this stream to {self._who} is closed")
+
+    def _finished(self) -> ShutDown:
+        return ShutDown(f"{self._who} has finished: nothing more comes")
+
+    def _died(self) -> PeerDied:
+        file = bool(self._ready) and type(self._ready[0]) is FileComes
+        middle = " in the middle of a message" if self._rest or self._missing or file else ""
+        return PeerDied(
+            f"{self._who} is gone{middle}: the connection ended, and it did not say that it has finished",
+            pid=self._pid,
+        )
+
+    def _failure(self, problem: OSError) -> Callable[[], Exception]:
+        if self._closed:
+            return self._closed_error
+        made = _failures.talking(problem, self._who, self._pid)
+        kind, text = type(made), str(made)
+        if kind is PeerDied:
+            return lambda: PeerDied(text, pid=self._pid)
+        if isinstance(made, IsthmusError):
+            return lambda: kind(text)
+        return lambda: OSError(made.args[0], text)
+
+    def _too_large(self, size: int) -> Callable[[], Exception]:
+        what = f"{self._who} sends a message of {size} bytes; the limit of this stream is {self._limit}"
+        return lambda: TooLarge(what, size=size, limit=self._limit)
+
+    def _corrupt(self, why: str) -> Callable[[], Exception]:
+        what = f"{self._who} sent what no stream sends: {why}"
+        return lambda: CorruptError(what)
+
+    def _empty(self, timeout: float | None) -> Empty:
+        return Empty(f"{self._who}: nothing came in {timeout:g} s")
+
+    def _invalid(self, data: bytes, problem: Exception) -> InvalidMessage:
+        number = self._came - len(self._ready) - 1
+        return InvalidMessage(
+            f"message {number} of {self._who} is not what it has to be: {problem}",
+            number=number,
+            reason=str(problem),
+            sender=self._pid or None,
+            data=data,
+        )
+
+
+def _line(data: bytes) -> str:
+    return data.removesuffix(b"\r").decode()
