@@ -19,8 +19,9 @@ PYTHON_LAYERS: list[set[str]] = [
     # byte streams, which carry messages too: programs in a row, the mechanisms, their ends
     {"_pipeline"},
     {"_stages"},
+    {"_fifo_calls"},
     {"fifo", "pipe"},
-    {"_pipe_ends"},
+    {"_fifo_ends", "_pipe_ends"},
     {"_stream_reader", "_stream_writer"},
     {"_stream"},
     {"_codec"},

@@ -51,9 +51,11 @@ from .queue import Queue, QueueStats
 from .value import Value
 
 if _TYPE_CHECKING:
+    from ._fifo_calls import FifoClient, FifoRequest, FifoServer
     from ._inspect import Attachment, Inspection, PeekedMessage, inspect
     from ._pipeline import Pipeline, StageProgress, pipeline
     from ._select import Writable, select
+    from .fifo import Fifo, FifoReader, FifoWriter
     from .mapped_file import MappedFile, RangeLock
     from .named_semaphore import NamedSemaphore, NamedSemaphoreInfo
     from .pipe import Pipe, PipeEnd, PipeReader, PipeWriter
@@ -62,9 +64,11 @@ if _TYPE_CHECKING:
     from .shared_memory import SharedMemory
 
 _LATER = {
+    "_fifo_calls": ("FifoClient", "FifoRequest", "FifoServer"),
     "_pipeline": ("Pipeline", "StageProgress", "pipeline"),
     "_inspect": ("Attachment", "Inspection", "PeekedMessage", "inspect"),
     "_select": ("Writable", "select"),
+    "fifo": ("Fifo", "FifoReader", "FifoWriter"),
     "mapped_file": ("MappedFile", "RangeLock"),
     "named_semaphore": ("NamedSemaphore", "NamedSemaphoreInfo"),
     "pipe": ("Pipe", "PipeEnd", "PipeReader", "PipeWriter"),
@@ -86,6 +90,12 @@ __all__ = [
     "DeadlockError",
     "Denied",
     "Empty",
+    "Fifo",
+    "FifoClient",
+    "FifoReader",
+    "FifoRequest",
+    "FifoServer",
+    "FifoWriter",
     "Full",
     "IncompatibleError",
     "Inspection",
