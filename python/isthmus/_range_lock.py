@@ -1,10 +1,11 @@
 """Locks on ranges of a file, against threads, processes and programs that use `fcntl` locks.
 
 They are locks of an open file description (OFD, man 2 fcntl_locking), so the kernel drops them at the death
-of their process. Each lock held has a description of its own, which nothing else uses: neither a mapping nor
-another lock keeps it open, and a forked child closes its copy at once, so the lock stays its parent's.
+of their process. Each `RangeLock` has a description of its own, which nothing else uses: neither a mapping
+nor another lock keeps it open, and a forked child closes its copy at once, so the lock stays its parent's.
 """
 
+import errno
 import fcntl
 import os
 import struct
@@ -14,7 +15,7 @@ import weakref
 from types import TracebackType
 from typing import Self
 
-from ._errors import DeadlockError, NotOwnerError
+from ._errors import ClosedError, DeadlockError, NotOwnerError
 from ._segments import Descriptor
 
 __all__ = ["RangeLock"]
@@ -22,8 +23,10 @@ __all__ = ["RangeLock"]
 # struct flock where off_t has 64 bits: type, whence, start, length, pid (0, as OFD locks want it).
 _FLOCK = struct.Struct("@hhqqi0q")
 
-_held: "weakref.WeakSet[RangeLock]" = weakref.WeakSet()
-"""Locks that are held or waited for in this process."""
+_open: "weakref.WeakSet[RangeLock]" = weakref.WeakSet()
+"""Locks with a description, which may be held or waited for."""
+_held: "dict[int, weakref.ref[RangeLock]]" = {}
+"""Locks that this process holds, by their id; one that is only dropped goes from here, and is released."""
 _gate = threading.Lock()
 """Held while a description is opened and entered above, so that no fork comes in between."""
 
@@ -32,8 +35,9 @@ def _forget() -> None:
     """In a forked child: what is held is the parent's, and must not be kept by a copy of its description."""
     global _gate  # noqa: PLW0603 - the old one may be held by a thread that is not here
     _gate = threading.Lock()
-    for lock in list(_held):
+    for lock in list(_open):
         lock._disown()
+    _open.clear()
     _held.clear()
 
 
@@ -95,14 +99,16 @@ class RangeLock:
         """Takes the lock; False where others hold the range for longer than `timeout` seconds.
 
         None waits, 0 tries. With a timeout it asks again and again, 1 to 50 ms apart, without a place in a
-        queue. `DeadlockError` where this thread itself holds the range, or a part of it. `ClosedError` where
-        the file is closed. `PermissionError` for an exclusive lock on a file that may only be read.
+        queue. `DeadlockError` where it would wait for this thread itself, which holds a part of the range.
+        `ClosedError` where the file is closed. `PermissionError` for an exclusive lock on a file that may
+        only be read.
         """
         if timeout is not None and not timeout >= 0:
             raise ValueError(
                 f"timeout is {timeout}: it takes seconds from 0 (tries) upwards, or None (waits)"
             )
-        self._refuse_deadlock()
+        if timeout != 0:
+            self._refuse_deadlock()
         give_up = None if timeout is None else time.monotonic() + timeout
         # A Lock cannot wait for longer than some 290 years.
         if not self._guard.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
@@ -118,61 +124,65 @@ class RangeLock:
 
     def _refuse_deadlock(self) -> None:
         me = threading.get_ident()
-        for other in list(_held):
-            if other._holder != me or other._file.identity != self._file.identity:
+        for reference in list(_held.values()):
+            other = reference()
+            if other is None or other._holder != me or other._file.identity != self._file.identity:
                 continue
             apart = _end(other) <= self._offset or _end(self) <= other._offset
             if other is self or not (apart or (self._shared and other._shared)):
                 raise DeadlockError(f"this thread holds {other!r} itself")
 
-    def _take(self, give_up: float | None) -> bool:
-        how = os.O_RDONLY if self._shared else os.O_RDWR
-        kind = fcntl.F_RDLCK if self._shared else fcntl.F_WRLCK
-        wanted = _FLOCK.pack(kind, os.SEEK_SET, self._offset, self._length, 0)
-        try:
-            with _gate:
-                own = Descriptor(os.open(f"/proc/self/fd/{self._file.fd}", how | os.O_CLOEXEC))
-                self._descriptor = own
-                _held.add(self)
-        except PermissionError:
-            raise PermissionError(
-                "an exclusive lock on a file that may only be read: ask for shared"
-            ) from None
-        try:
-            taken = self._wait(own, wanted, give_up)
-        except BaseException:
-            self._let_go()
-            raise
-        if taken:
-            self._holder = threading.get_ident()
-            self._lost = False
-        else:
-            self._let_go()
-        return taken
+    def _described(self) -> int:
+        """The descriptor, opened where there is none yet."""
+        file = self._file.fd  # closed: says so
+        own = self._descriptor
+        if own is None:
+            how = os.O_RDONLY if self._shared else os.O_RDWR
+            try:
+                with _gate:
+                    own = Descriptor(os.open(f"/proc/self/fd/{file}", how | os.O_CLOEXEC))
+                    self._descriptor = own
+                    _open.add(self)
+            except PermissionError:
+                raise PermissionError(
+                    "an exclusive lock on a file that may only be read: ask for a shared one"
+                ) from None
+        return own.fd
 
-    def _wait(self, own: Descriptor, wanted: bytes, give_up: float | None) -> bool:
-        if give_up is None:
-            fcntl.fcntl(own.fd, fcntl.F_OFD_SETLKW, wanted)
-            return True
-        nap = 0.001
+    def _take(self, give_up: float | None) -> bool:
+        own, nap = self._described(), 0.001
+        wanted = self._request(fcntl.F_RDLCK if self._shared else fcntl.F_WRLCK)
         while True:
             try:
-                fcntl.fcntl(own.fd, fcntl.F_OFD_SETLK, wanted)
-            except (BlockingIOError, PermissionError):
-                left = give_up - time.monotonic()
+                fcntl.fcntl(own, fcntl.F_OFD_SETLKW if give_up is None else fcntl.F_OFD_SETLK, wanted)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    _ = self._file.fd  # closed by another thread: says so
+                    raise
+                left = 0.0 if give_up is None else give_up - time.monotonic()
                 if left <= 0:
                     return False
                 time.sleep(min(nap, left))
                 nap = min(nap * 2, 0.05)
-                _ = self._file.fd  # closed meanwhile: says so
+                own = self._described()
             else:
-                return True
+                break
+        self._holder = threading.get_ident()
+        self._lost = False
+        _held[id(self)] = weakref.ref(self)
+        if self._descriptor is None:  # the file was closed by another thread while this one waited
+            self._let_go()
+            raise ClosedError("the file was closed")
+        return True
+
+    def _request(self, kind: int) -> bytes:
+        return _FLOCK.pack(kind, os.SEEK_SET, self._offset, self._length, 0)
 
     def _let_go(self) -> None:
-        own, self._descriptor, self._holder = self._descriptor, None, None
-        _held.discard(self)
-        if own is not None:
-            own.close()
+        self._holder = None
+        _held.pop(id(self), None)
+        if (own := self._descriptor) is not None:
+            fcntl.fcntl(own.fd, fcntl.F_OFD_SETLK, self._request(fcntl.F_UNLCK))
 
     def release(self) -> None:
         """Gives the lock back; `NotOwnerError` where this thread does not hold it.
@@ -187,6 +197,9 @@ class RangeLock:
 
     def _close(self) -> None:
         """The file is closed, by whichever thread."""
+        own, self._descriptor = self._descriptor, None
+        if own is not None:
+            own.close()
         if self._holder is not None:
             self._lost = True
             self._let_go()
@@ -208,6 +221,9 @@ class RangeLock:
         trace: TracebackType | None,
     ) -> None:
         self.release()
+
+    def __del__(self) -> None:
+        _held.pop(id(self), None)
 
     def __repr__(self) -> str:
         what = "shared" if self._shared else "exclusive"

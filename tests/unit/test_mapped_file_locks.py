@@ -125,8 +125,11 @@ def test_shared_locks_exclude_only_exclusive_ones(file: isthmus.MappedFile) -> N
 def test_acquire_and_release(file: isthmus.MappedFile) -> None:
     lock = file.lock(0, 10)
     assert lock.acquire() is True
-    with pytest.raises(isthmus.DeadlockError):
-        lock.acquire(0)
+    assert lock.acquire(0) is False
+    assert file.lock(5, 1).acquire(0) is False
+    for timeout in (None, 1):
+        with pytest.raises(isthmus.DeadlockError):
+            lock.acquire(timeout)
     lock.release()
     with pytest.raises(isthmus.NotOwnerError):
         lock.release()
@@ -308,6 +311,21 @@ def test_close_ends_its_locks_and_views_keep_none(file: isthmus.MappedFile, path
 def test_a_block_in_which_the_file_is_closed_ends_in_peace(file: isthmus.MappedFile, path: Path) -> None:
     with isthmus.MappedFile(path) as other, other.lock(0, 10):
         other.close()
+    assert free_for_others(file, 0, 10)
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_close_ends_waiting_or_lets_it_come_to_nothing(
+    file: isthmus.MappedFile, path: Path, timeout: float | None
+) -> None:
+    other = isthmus.MappedFile(path)
+    with ThreadPoolExecutor(1) as pool:
+        with file.lock(0, 10):
+            waits = pool.submit(other.lock(0, 10).acquire, timeout)
+            time.sleep(0.02)
+            other.close()
+        with pytest.raises(isthmus.ClosedError):
+            waits.result()
     assert free_for_others(file, 0, 10)
 
 
