@@ -1,11 +1,15 @@
 """Running the command `isthmus` as people and scripts do: a process of its own, on a pipe or a terminal."""
 
+import contextlib
 import os
 import pty
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import IO, NamedTuple
 
-from support import PATIENCE
+import isthmus
+from support import PATIENCE, wait_until
 
 COMMAND = [sys.executable, "-m", "isthmus"]
 
@@ -21,6 +25,58 @@ def isthmus_command(*arguments: str, **environment: str) -> subprocess.Completed
         timeout=PATIENCE * 2,
         check=False,
     )
+
+
+class Done(NamedTuple):
+    """How a command ended that was given bytes."""
+
+    returncode: int
+    stdout: bytes
+    stderr: str
+
+
+def piped(data: bytes, *arguments: str) -> Done:
+    """Runs the command to its end with these bytes as its input."""
+    with running(*arguments) as process:
+        out, errors = process.communicate(data, timeout=PATIENCE * 2)
+    return Done(process.returncode, out, errors.decode())
+
+
+@contextlib.contextmanager
+def running(*arguments: str, stdout: int | IO[bytes] = subprocess.PIPE) -> Iterator[subprocess.Popen[bytes]]:
+    """The command with its input (and output) in our hands; killed in the end if it still runs."""
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def errors_of(process: subprocess.Popen[bytes], code: int) -> str:
+    """Waits for the end of a command that was started, insists on its exit code, returns what it said."""
+    assert process.stderr is not None
+    errors = process.stderr.read().decode()
+    assert process.wait(PATIENCE) == code, errors
+    assert "Traceback" not in errors
+    return errors
+
+
+def wait_for_waiting(name: str, what: str, count: int = 1) -> None:
+    """Waits until so many threads of other processes wait `"to_put"` or `"to_get"`."""
+
+    def waiting() -> bool:
+        attached = isthmus.inspect(name).attached
+        others = [one for one in attached if one.pid != os.getpid()]
+        return count == sum(one.waiting_to_put if what == "to_put" else one.waiting_to_get for one in others)
+
+    wait_until(waiting, f"{count} to wait {what} at {name}")
 
 
 def on_terminal(*arguments: str, columns: int = 120, **environment: str) -> tuple[int, str]:
