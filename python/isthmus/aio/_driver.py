@@ -91,6 +91,8 @@ class _Group:
             self._wake(first)
             if not self.waiters and not self.busy:
                 self.rope.drop(self, first.wait)
+                # It was cancelled, or its time was up, at this very moment.
+                first.wait.pass_on()
 
     def _wake(self, waiter: Waiter) -> None:
         waiter.group = None
