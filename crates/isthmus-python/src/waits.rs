@@ -123,7 +123,9 @@ impl PyWait {
     /// After how many seconds at most to `look()`.
     #[getter]
     fn slice(&self) -> f64 {
-        if self.0.watches() { WATCH_SLICE } else { DATA_SLICE }.as_secs_f64()
+        // A closed handle has no memory to look at.
+        let watches = self.0.session().me().is_err() || self.0.watches();
+        if watches { WATCH_SLICE } else { DATA_SLICE }.as_secs_f64()
     }
 
     /// Directory of the namespace.
