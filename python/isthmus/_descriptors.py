@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 __all__ = [
+    "AGAIN",
     "PIPE_BUF",
     "SLICE",
     "WOULD_BLOCK",
@@ -58,6 +59,8 @@ PIPE_BUF = select.PIPE_BUF
 WOULD_BLOCK = -1
 SLICE = 0.2
 """Seconds after which a wait looks whether its handle was closed by another thread."""
+AGAIN = 0.01
+"""Seconds after which one looks again where there is nothing to wait in."""
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _PIPE_MAX = "/proc/sys/fs/pipe-max-size"
 

@@ -21,7 +21,7 @@ from typing import Any, Generic, Self, TypeVar, cast
 from . import _descriptors as descriptors
 from ._codec import codec_for
 from ._descriptors import SLICE, deadline_of
-from ._errors import ClosedError, Empty, Full, InvalidMessage, PeerDied, ShutDown
+from ._errors import ClosedError, Empty, InvalidMessage, PeerDied, ShutDown, Timeout
 from ._fifo_ends import FifoReader, FifoWriter
 from .fifo import LIMIT, Fifo
 
@@ -98,7 +98,9 @@ class FifoServer(Generic[S, T]):
 
         `InvalidMessage` where it is no request or not of the type; the next call takes the next.
         """
-        data = self._reader.recv(timeout)
+        return self._parsed(self._reader.recv(timeout))
+
+    def _parsed(self, data: bytes) -> FifoRequest[S, T]:
         end = 10 + int.from_bytes(data[8:10], "little")
         name = data[10:end].decode(errors="replace")
         if len(data) < end or not name.startswith(f"{Path(self.path).name}.") or "/" in name:
@@ -123,21 +125,32 @@ class FifoServer(Generic[S, T]):
             yield request
 
     def _reply(self, number: bytes, name: str, answer: Any, timeout: float | None) -> bool:
+        data = self._reply_data(number, answer)
+        writer = self._writer_to(name)
+        if writer is None:
+            return False
+        with writer:
+            try:
+                writer.send(data, timeout)
+            except (ShutDown, PeerDied):
+                return False
+        return True
+
+    def _reply_data(self, number: bytes, answer: Any) -> bytes:
         data: Any = answer if self._reply_codec is None else self._reply_codec.encode(answer)
-        parts = data if isinstance(data, tuple) else (data,)
+        return b"".join((number, *(data if isinstance(data, tuple) else (data,))))
+
+    def _writer_to(self, name: str) -> FifoWriter[bytes] | None:
+        """Opens the FIFO of a client; None where the client has gone."""
         path = Path(self.path).with_name(name)
         try:
-            with Fifo[bytes].open(path, type=bytes, limit=self._limit + 8).writer(0) as writer:
-                writer.send(b"".join((number, *parts)), timeout)
-        except (FileNotFoundError, ShutDown, PeerDied):
-            return False
-        except TimeoutError as error:
-            if isinstance(error, Full):
-                raise
+            return Fifo[bytes].open(path, type=bytes, limit=self._limit + 8).writer(0)
+        except FileNotFoundError:
+            return None
+        except Timeout:
             with contextlib.suppress(OSError):  # nobody reads there any more: killed
                 path.unlink()
-            return False
-        return True
+            return None
 
     def close(self) -> None:
         """Ends this server; the FIFO stays for the next."""
@@ -198,20 +211,25 @@ class FifoClient(Generic[S, T]):
         went before it answered. One thread at a time.
         """
         deadline = deadline_of(timeout)
+        request = self._request(message)
+        self._writer.send(request, descriptors.left(deadline))
+        while True:
+            reply = self._next(deadline)
+            if reply[:8] == request[:8]:
+                return cast("T", self._decoded(reply))
+
+    def _request(self, message: Any) -> bytes:
         data: Any = message if self._codec is None else self._codec.encode(message)
         parts = data if isinstance(data, tuple) else (data,)
         self._number += 1
-        number = self._number.to_bytes(8, "little")
-        head = number + len(self._name).to_bytes(2, "little") + self._name
-        self._writer.send(b"".join((head, *parts)), descriptors.left(deadline))
-        while True:
-            reply = self._next(deadline)
-            if reply[:8] == number:
-                break
+        head = self._number.to_bytes(8, "little") + len(self._name).to_bytes(2, "little") + self._name
+        return b"".join((head, *parts))
+
+    def _decoded(self, reply: bytes) -> Any:
         if self._reply_codec is None:
-            return cast("T", reply[8:])
+            return reply[8:]
         try:
-            return cast("T", self._reply_codec.decode(reply[8:]))
+            return self._reply_codec.decode(reply[8:])
         except Exception as error:
             raise InvalidMessage(
                 f"a reply is not of type {self._reply_codec.name}: {error}", reason=str(error), data=reply[8:]
@@ -224,10 +242,13 @@ class FifoClient(Generic[S, T]):
             try:
                 return self._reader.recv(SLICE if left is None else min(left, SLICE))
             except Empty:
-                if descriptors.is_ready(self._writer._fd, select.POLLERR):
-                    raise PeerDied("the server has gone before it answered", since=time.time()) from None
+                self._check_server()
                 if left is not None and left <= SLICE:
                     raise
+
+    def _check_server(self) -> None:
+        if descriptors.is_ready(self._writer._fd, select.POLLERR):
+            raise PeerDied("the server has gone before it answered", since=time.time())
 
     def close(self) -> None:
         """Ends this client, and removes its FIFO."""

@@ -37,12 +37,12 @@ import fcntl
 import os
 import select
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from . import _descriptors as descriptors
 from ._codec import codec_for
-from ._descriptors import PIPE_BUF, deadline_of
+from ._descriptors import AGAIN, PIPE_BUF, deadline_of
 from ._errors import Full, InvalidMessage, NoSpaceError, PeerDied, ShutDown, Timeout, TooLarge, Unsupported
 from ._stream import flat
 from ._stream_reader import ByteReader
@@ -129,11 +129,13 @@ class FifoReader(ByteReader, Generic[T]):
         """
         if not self._framed:
             raise Unsupported("bytes go through this FIFO: take read(), or open it with a type")
-        data = self._wait_for(self._message, timeout)
+        return cast("T", self._decoded(self._wait_for(self._message, timeout)))
+
+    def _decoded(self, data: bytes) -> Any:
         if self._codec is None:
-            return cast("T", data)
+            return data
         try:
-            return cast("T", self._codec.decode(data))
+            return self._codec.decode(data)
         except Exception as error:
             raise InvalidMessage(
                 f"a message is not of type {self._codec.name}: {error}", reason=str(error), data=data
@@ -152,7 +154,6 @@ class FifoReader(ByteReader, Generic[T]):
             yield message
 
     def _take_turn(self, deadline: float | None) -> None:
-        pause = 0.001
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -160,8 +161,7 @@ class FifoReader(ByteReader, Generic[T]):
                 left = descriptors.left(deadline)
                 if left == 0.0:
                     raise Timeout(f"another process reads messages from {self._path}") from None
-                time.sleep(pause if left is None else min(pause, left))
-                pause = min(0.05, pause * 2)
+                time.sleep(AGAIN if left is None else min(AGAIN, left))
             else:
                 return
 
@@ -329,6 +329,25 @@ class FifoWriter(ByteWriter, Generic[T]):
         reads the FIFO, `PeerDied` when that happened in the middle; a patient writer waits for the next
         reader instead, who gets it whole. Several processes and threads may send at once.
         """
+        steps = self._steps(message)
+        try:
+            deadline: float | None = -1.0  # not known yet: mostly there is nothing to wait for
+            for what in steps:
+                if deadline == -1.0:
+                    deadline = deadline_of(timeout)
+                if what == "reader":
+                    left = descriptors.left(deadline)
+                    if left == 0.0:
+                        raise Full(f"nobody reads {self._path}")
+                    time.sleep(AGAIN if left is None else min(AGAIN, left))
+                elif not descriptors.wait(self._fd, select.POLLOUT, deadline):
+                    raise Full("no room came in time")
+        except BaseException as error:
+            with contextlib.suppress(StopIteration):
+                steps.throw(error)
+            raise
+
+    def _parts(self, message: Any) -> tuple[list[memoryview], int]:
         if not self._framed:
             raise Unsupported("bytes go through this FIFO: take write(), or open it with a type")
         data: Any = message if self._codec is None else self._codec.encode(message)
@@ -346,49 +365,45 @@ class FifoWriter(ByteWriter, Generic[T]):
                 size=size,
                 limit=self._limit,
             )
-        deadline = deadline_of(timeout)
+        return parts, size
+
+    def _steps(self, message: Any) -> Generator[str]:
+        """Sends, and yields where it has to be waited for: for "room", or for a "reader".
+
+        Whoever drives it throws in what ends the wait, so that a message half sent is given up.
+        """
+        parts, size = self._parts(message)
         if size <= PIPE_BUF - SHORT:
             header = MAGIC + b"\0\0" + size.to_bytes(4, "little")
-            self._put([header, *parts], deadline, lambda: ShutDown(f"nobody reads {self._path}"))
-        else:
-            self._send_large(parts[0] if len(parts) == 1 else memoryview(b"".join(parts)), deadline)
-
-    def _send_large(self, data: memoryview, deadline: float | None) -> None:
+            yield from self._put([header, *parts], 0, size)
+            return
+        data = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
         with self._lock:
             self._number += 1
             number = self._number.to_bytes(8, "little")[:4]
-        total = len(data).to_bytes(4, "little")
         pid = os.getpid().to_bytes(4, "little")
 
-        def header(kind: int, size: int, at: int) -> bytes:
-            start = MAGIC + bytes([kind, 0]) + size.to_bytes(4, "little")
-            return start + self._sender + number + total + at.to_bytes(4, "little") + pid
+        def header_of(kind: int, length: int) -> bytes:
+            start = MAGIC + bytes([kind, 0]) + length.to_bytes(4, "little") + self._sender + number
+            return start + size.to_bytes(4, "little") + at.to_bytes(4, "little") + pid
 
         at = 0
         try:
-            while at < len(data):
+            while at < size:
                 piece = data[at : at + PIPE_BUF - LONG]
-                packet: list[bytes | memoryview] = [header(PART, len(piece), at), piece]
-                if self._put(packet, deadline, lambda: self._gone(at, len(data))) and at:  # noqa: B023
-                    at = 0
-                else:
-                    at += len(piece)
+                new_reader = yield from self._put([header_of(PART, len(piece)), piece], at, size)
+                # Who comes new has not seen the beginning.
+                at = 0 if new_reader and at else at + len(piece)
         except BaseException:
             if at:
                 with self._lock:
-                    self._given_up = [*self._given_up, header(GIVEN_UP, 0, at)]
-                    self._write_given_up()
+                    self._given_up = [*self._given_up, header_of(GIVEN_UP, 0)]
+                    with contextlib.suppress(OSError):
+                        self._write_given_up()
             raise
 
-    def _gone(self, at: int, total: int) -> ShutDown | PeerDied:
-        if not at:
-            return ShutDown(f"nobody reads {self._path}")
-        return PeerDied(f"the last reader of {self._path} has gone in the middle: {at} of {total} bytes went")
-
-    def _put(
-        self, packet: "Sequence[Buffer]", deadline: float | None, gone: Callable[[], ShutDown | PeerDied]
-    ) -> bool:
-        """Writes one packet, whole. True: it waited for a new reader, who has not seen what went before."""
+    def _put(self, packet: "Sequence[Buffer]", at: int, size: int) -> Generator[str, None, bool]:
+        """Writes one packet, whole. True: it waited for a new reader."""
         waited = False
         while True:
             with self._lock:
@@ -400,18 +415,14 @@ class FifoWriter(ByteWriter, Generic[T]):
                 except BrokenPipeError as error:
                     self._given_up = []
                     if not self._patient:
-                        raise gone() from error
+                        raise self._gone(at, size) from error
                     waited = True
-            if waited and descriptors.is_ready(self._fd, select.POLLERR):
-                self._wait_for_reader(deadline)
-            elif not descriptors.wait(self._fd, select.POLLOUT, deadline):
-                raise Full("no room came in time")
+            yield "reader" if waited and descriptors.is_ready(self._fd, select.POLLERR) else "room"
 
-    def _wait_for_reader(self, deadline: float | None) -> None:
-        left = descriptors.left(deadline)
-        if left == 0.0:
-            raise Full(f"nobody reads {self._path}")
-        time.sleep(0.01 if left is None else min(0.01, left))
+    def _gone(self, at: int, size: int) -> ShutDown | PeerDied:
+        if not at:
+            return ShutDown(f"nobody reads {self._path}")
+        return PeerDied(f"the last reader of {self._path} has gone in the middle: {at} of {size} bytes went")
 
     def _write_given_up(self) -> bool:
         """Tells the reader what it need not keep any more; False where there is no room for that."""
@@ -440,7 +451,6 @@ class FifoWriter(ByteWriter, Generic[T]):
 
 def _open_for_writing(path: str, deadline: float | None) -> int:
     """Opens as soon as somebody reads. There is nothing to wait in for that, so it looks again and again."""
-    pause = 0.001
     while True:
         try:
             return _open(path, os.O_WRONLY)
@@ -450,5 +460,4 @@ def _open_for_writing(path: str, deadline: float | None) -> int:
         left = descriptors.left(deadline)
         if left == 0.0:
             raise Timeout(f"nobody opened {path} for reading in time")
-        time.sleep(pause if left is None else min(pause, left))
-        pause = min(0.02, pause * 2)
+        time.sleep(AGAIN if left is None else min(AGAIN, left))

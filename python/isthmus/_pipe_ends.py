@@ -377,6 +377,11 @@ class PipeWriter(_PipePart, ByteWriter, Generic[T]):
                 return
         self._transmit(self._framed_parts(self._parts(data), timeout), timeout, self._give_up)
 
+    def _cancellable(self, message: Any) -> Sending:
+        """A message as it is sent where that may end half way at any time."""
+        data: Any = message if self._encode is None else self._encode(message)
+        return self._framed_parts(self._parts(data), 0.0)
+
     def send_many(self, messages: Sequence[T], timeout: float | None = None) -> None:
         """Sends messages with few system calls, for small ones far faster than one by one.
 

@@ -314,13 +314,19 @@ class Pipeline:
 
     def _in_time(self, call: Callable[..., T], timeout: float | None) -> T:
         """Calls with what is left of `timeout` and of the pipeline's own time, whichever ends first."""
-        whole = descriptors.left(self._deadline)
+        whole = self._time_left()
         if whole is not None and (timeout is None or whole < timeout):
             try:
                 return call(timeout=whole)
             except Empty:
                 raise self._out_of_time() from None
         return call(timeout=timeout)
+
+    def _time_left(self) -> float | None:
+        return descriptors.left(self._deadline)
+
+    def _finish_in(self, timeout: float | None) -> None:
+        self._finish(descriptors.deadline_of(timeout))
 
     def _finish(self, deadline: float | None = None) -> None:
         """After the end of the output: waits for all stages, and raises for the one that failed."""

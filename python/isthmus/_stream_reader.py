@@ -12,7 +12,7 @@ from ._stream import AHEAD, MOVE, End, flat
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["ByteReader"]
+__all__ = ["ByteReader", "Output", "at_least_0"]
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class ByteReader(End):
 
         `Empty` when nothing came in `timeout` seconds. See read(2).
         """
-        _at_least_0(size)
+        at_least_0(size)
         return self._bytes(lambda: self._some(size), timeout, eager=size == 0)
 
     def read_exactly(self, size: int, timeout: float | None = None) -> bytes:
@@ -53,7 +53,7 @@ class ByteReader(End):
         `ShutDown` at the end of the stream, `PeerDied` when it ends with fewer bytes, `Empty` after `timeout`
         seconds; what has come until then stays for the next call.
         """
-        _at_least_0(size)
+        at_least_0(size)
         return self._bytes(lambda: self._exactly(size), timeout, eager=size == 0)
 
     def read_all(self, timeout: float | None = None) -> bytes:
@@ -98,11 +98,11 @@ class ByteReader(End):
         splice(2).
         """
         self._only_bytes()
-        fd, moved, output = fd_of(target), 0, _Output()
+        fd, moved, output = fd_of(target), 0, Output()
         while size is None or moved < size:
             deadline = deadline_of(timeout)
-            most = MOVE if size is None else min(MOVE, size - moved)
-            while (count := self._try(lambda: self._move(fd, most, output))) is None:  # noqa: B023
+            rest = None if size is None else size - moved
+            while (count := self._try_move(fd, rest, output)) is None:
                 if not descriptors.wait(self._fd, select.POLLIN, deadline):
                     raise Timeout(f"no byte to move for {timeout:g} s; {moved} were moved before")
                 if not descriptors.wait(fd, select.POLLOUT, deadline):
@@ -192,7 +192,10 @@ class ByteReader(End):
         self._ended = counts[0] == 0
         return counts[0]
 
-    def _move(self, fd: int, size: int, output: "_Output") -> int | None:
+    def _try_move(self, fd: int, rest: int | None, output: "Output") -> int | None:
+        return self._try(lambda: self._move(fd, MOVE if rest is None else min(MOVE, rest), output))
+
+    def _move(self, fd: int, size: int, output: "Output") -> int | None:
         """Moves once: how many bytes, 0 at the end."""
         if not self._ahead():
             if self._ended:
@@ -304,12 +307,13 @@ class ByteReader(End):
         return Empty("nothing came in time")
 
 
-def _at_least_0(size: int) -> None:
+def at_least_0(size: int) -> None:
+    """ValueError for a negative size."""
     if size < 0:
         raise ValueError(f"size={size}: 0 or more bytes are read; read_all() reads to the end")
 
 
-class _Output:
+class Output:
     """Where bytes are moved to by hand: how to write there is found out when it is needed."""
 
     def __init__(self) -> None:

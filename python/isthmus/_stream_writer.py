@@ -75,10 +75,14 @@ class ByteWriter(End):
         writes to the same pipe. See pipe(7).
         """
         self._only_bytes()
-        view = flat(data)
-        sending = Sending([view], len(view))
+        sending = self._sending(data)
         self._transmit(sending, timeout, self._cut)
-        return len(view)
+        return sending.total
+
+    @staticmethod
+    def _sending(data: "Buffer") -> Sending:
+        view = flat(data)
+        return Sending([view], len(view))
 
     def splice_from(
         self, source: int | HasFileno, size: int | None = None, timeout: float | None = None
@@ -93,14 +97,14 @@ class ByteWriter(End):
         fd, moved, by_hand = fd_of(source), 0, False
         while size is None or moved < size:
             deadline = deadline_of(timeout)
-            most = MOVE if size is None else min(MOVE, size - moved)
+            rest = None if size is None else size - moved
             while not descriptors.is_ready(fd, select.POLLIN):
                 if not descriptors.wait(fd, select.POLLIN, deadline):
                     raise Timeout(f"no byte to move for {timeout:g} s; {moved} were moved before")
-            count = None if by_hand else self._splice(fd, most)
+            count = None if by_hand else self._splice(fd, rest)
             if count is None:
                 by_hand = True
-                count = self.write(os.read(fd, min(most, AHEAD)), timeout)
+                count = self.write(os.read(fd, AHEAD if rest is None else min(rest, AHEAD)), timeout)
             elif count == descriptors.WOULD_BLOCK:
                 if not descriptors.wait(self._fd, select.POLLOUT, deadline):
                     raise Timeout(f"no room to move to for {timeout:g} s; {moved} bytes were moved before")
@@ -110,13 +114,13 @@ class ByteWriter(End):
             moved += count
         return moved
 
-    def _splice(self, fd: int, size: int) -> int | None:
+    def _splice(self, fd: int, rest: int | None) -> int | None:
         with self._lock:
             self._check()
             if self._current is not None and not self._push(self._current):
                 return descriptors.WOULD_BLOCK
             try:
-                return descriptors.splice_now(fd, self._fd, size)
+                return descriptors.splice_now(fd, self._fd, MOVE if rest is None else min(MOVE, rest))
             except BrokenPipeError as error:
                 raise self._nobody() from error
 

@@ -12,13 +12,49 @@ from .queue import Queue
 from .select import select
 
 if _TYPE_CHECKING:
+    from ._pipeline import Pipeline, pipeline
+    from .fifo import Fifo, FifoClient, FifoReader, FifoRequest, FifoServer, FifoWriter
     from .named_semaphore import NamedSemaphore
+    from .pipe import Pipe, PipeEnd, PipeReader, PipeWriter
     from .posix_mq import PosixQueue
 
-_LATER = {"NamedSemaphore": "named_semaphore", "PosixQueue": "posix_mq"}
+_LATER = {
+    "Fifo": "fifo",
+    "FifoClient": "fifo",
+    "FifoReader": "fifo",
+    "FifoRequest": "fifo",
+    "FifoServer": "fifo",
+    "FifoWriter": "fifo",
+    "NamedSemaphore": "named_semaphore",
+    "Pipe": "pipe",
+    "PipeEnd": "pipe",
+    "PipeReader": "pipe",
+    "PipeWriter": "pipe",
+    "Pipeline": "_pipeline",
+    "PosixQueue": "posix_mq",
+    "pipeline": "_pipeline",
+}
 """Names by the module that has them, imported when one is asked for."""
 
-__all__ = ["Mutex", "NamedSemaphore", "PosixQueue", "Queue", "select"]
+__all__ = [
+    "Fifo",
+    "FifoClient",
+    "FifoReader",
+    "FifoRequest",
+    "FifoServer",
+    "FifoWriter",
+    "Mutex",
+    "NamedSemaphore",
+    "Pipe",
+    "PipeEnd",
+    "PipeReader",
+    "PipeWriter",
+    "Pipeline",
+    "PosixQueue",
+    "Queue",
+    "pipeline",
+    "select",
+]
 
 for _name in __all__:
     if _name not in _LATER:
