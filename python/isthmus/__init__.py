@@ -22,6 +22,7 @@ from ._codec import Codec
 from ._core import Lease, Reservation, View
 from ._dead import DeadLetter, DeadLetters
 from ._errors import (
+    BrokenBarrierError,
     BuriedError,
     ClosedError,
     CorruptError,
@@ -51,6 +52,12 @@ from .queue import Queue, QueueStats
 from .value import Value
 
 if _TYPE_CHECKING:
+    from .barrier import Barrier
+    from .condition import Condition
+    from .event import Event
+    from .rlock import RLock
+    from .rwlock import RWLock
+    from .semaphore import BoundedSemaphore, Semaphore
     from ._fifo_calls import FifoClient, FifoRequest, FifoServer
     from ._inspect import Attachment, Inspection, PeekedMessage, inspect
     from ._pipeline import Pipeline, StageProgress, pipeline
@@ -64,6 +71,12 @@ if _TYPE_CHECKING:
     from .shared_memory import SharedMemory
 
 _LATER = {
+    "barrier": ("Barrier",),
+    "condition": ("Condition",),
+    "event": ("Event",),
+    "rlock": ("RLock",),
+    "rwlock": ("RWLock",),
+    "semaphore": ("BoundedSemaphore", "Semaphore"),
     "_fifo_calls": ("FifoClient", "FifoRequest", "FifoServer"),
     "_pipeline": ("Pipeline", "StageProgress", "pipeline"),
     "_inspect": ("Attachment", "Inspection", "PeekedMessage", "inspect"),
@@ -81,15 +94,20 @@ _LATER_MODULES = {name: module for module, names in _LATER.items() for name in n
 
 __all__ = [
     "Attachment",
+    "Barrier",
+    "BoundedSemaphore",
+    "BrokenBarrierError",
     "BuriedError",
     "ClosedError",
     "Codec",
+    "Condition",
     "CorruptError",
     "DeadLetter",
     "DeadLetters",
     "DeadlockError",
     "Denied",
     "Empty",
+    "Event",
     "Fifo",
     "FifoClient",
     "FifoReader",
@@ -122,9 +140,12 @@ __all__ = [
     "PosixQueueStats",
     "Queue",
     "QueueStats",
+    "RLock",
+    "RWLock",
     "RangeLock",
     "Refused",
     "Reservation",
+    "Semaphore",
     "SharedArray",
     "SharedMemory",
     "ShutDown",

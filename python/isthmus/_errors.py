@@ -14,8 +14,10 @@ The native core raises these classes, so this module imports nothing of the pack
 import errno
 import queue
 import sys
+import threading
 
 __all__ = [
+    "BrokenBarrierError",
     "BuriedError",
     "ClosedError",
     "CorruptError",
@@ -147,8 +149,13 @@ class BuriedError(IsthmusError, RuntimeError):
     """
 
 
-class NotOwnerError(IsthmusError, RuntimeError):
-    """A lock was released by somebody who does not hold it."""
+class NotOwnerError(IsthmusError, RuntimeError, ValueError):
+    """A lock or a permit was released by somebody who does not hold it. A ValueError too, as of `threading`'s
+    semaphores."""
+
+
+class BrokenBarrierError(IsthmusError, threading.BrokenBarrierError):
+    """One who waited at a barrier was killed, gave up or called `abort`, or it was `reset`."""
 
 
 class DeadlockError(IsthmusError, RuntimeError):

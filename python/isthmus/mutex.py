@@ -24,6 +24,8 @@ class Mutex(_core.Mutex):
 
     __slots__ = ()
 
+    _flavour: Literal["mutex", "rlock", "condition"] = "mutex"
+
     def __new__(  # noqa: D102 - the class says it
         cls,
         name: str | None = None,
@@ -31,7 +33,7 @@ class Mutex(_core.Mutex):
         on_owner_died: Literal["raise", "recover"] = "raise",
         namespace: str | os.PathLike[str] | None = None,
     ) -> Self:
-        return super().__new__(cls, name, "open_or_create", on_owner_died, namespace)
+        return super().__new__(cls, name, "open_or_create", on_owner_died, namespace, None, cls._flavour)
 
     @classmethod
     def create(
@@ -42,7 +44,7 @@ class Mutex(_core.Mutex):
         namespace: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Creates the mutex; `FileExistsError` where the name is taken."""
-        return super().__new__(cls, name, "create", on_owner_died, namespace)
+        return super().__new__(cls, name, "create", on_owner_died, namespace, None, cls._flavour)
 
     @classmethod
     def open(
@@ -53,7 +55,7 @@ class Mutex(_core.Mutex):
         namespace: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Opens a mutex that exists; `FileNotFoundError` where there is none."""
-        return super().__new__(cls, name, "open", on_owner_died, namespace)
+        return super().__new__(cls, name, "open", on_owner_died, namespace, None, cls._flavour)
 
     def recover(self, timeout: float | None = None) -> "_Recovery":
         """Takes the mutex for repair: `with mutex.recover() as death:`.
@@ -105,4 +107,4 @@ def _reopen(cls: type[Mutex], namespace: str, name: str, recovers: bool) -> Mute
 
 def _adopt(cls: type[Mutex], namespace: str, pid: int, fd: int, nonce: int, recovers: bool) -> Mutex:
     on_owner_died: Literal["raise", "recover"] = "recover" if recovers else "raise"
-    return _core.Mutex.__new__(cls, None, "open", on_owner_died, namespace, (pid, fd, nonce))
+    return _core.Mutex.__new__(cls, None, "open", on_owner_died, namespace, (pid, fd, nonce), cls._flavour)

@@ -2,9 +2,10 @@
 //!
 //! Layers, an arrow may only point down:
 //! ```text
-//! queue  mutex  value               structures, and the handles users hold of them
+//! queue  sync                       structures, and the handles users hold of them
+//! mutex  value                      likewise; others build on the mutex
 //! shared_memory                     likewise; memory itself, that grows
-//! lock  wait                        mechanisms inside structures
+//! lock  wait  claim  waiters        mechanisms inside structures
 //! session                           what every handle is made of
 //! bell                              event loops that wait, and how they are woken
 //! object                            files, lifetime
@@ -17,6 +18,7 @@
 
 #[cfg(not(loom))]
 pub mod bell;
+pub mod claim;
 pub mod error;
 pub mod lock;
 pub mod memory;
@@ -34,6 +36,8 @@ pub mod registry;
 #[cfg(not(loom))]
 pub mod session;
 pub mod shared_memory;
+pub mod sync;
 pub mod sys;
 pub mod value;
 pub mod wait;
+pub mod waiters;

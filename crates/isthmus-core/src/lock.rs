@@ -19,7 +19,7 @@
 //! sleeper's slice ends within 80 ms. W is re-set by whoever acquires after having slept, because
 //! others may still sleep.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::memory::{Memory, Peers, Woken};
 use crate::owner::{Owner, WAITERS};
@@ -47,13 +47,21 @@ pub enum Rest {
 #[derive(Debug)]
 pub struct Slices {
     next: Duration,
+    since: Option<Instant>,
     /// True once the caller has slept here: its next acquisition keeps W set.
     pub slept: bool,
 }
 
 impl Default for Slices {
     fn default() -> Slices {
-        Slices { next: Duration::from_millis(1), slept: false }
+        Slices { next: Duration::from_millis(1), since: None, slept: false }
+    }
+}
+
+impl Slices {
+    /// How long the wait has lasted; it begins with the first question.
+    pub fn waited_since(&mut self, now: Instant) -> Duration {
+        now.saturating_duration_since(*self.since.get_or_insert(now))
     }
 }
 

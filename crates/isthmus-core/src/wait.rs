@@ -270,13 +270,15 @@ mod tests {
                 for start in 0..70 {
                     let (memory, point) = (Crashing::new(8), WaitPoint::new(0));
                     memory.store(0, start << 1 | u64::from(asleep));
-                    cells.iter().for_each(|&cell| point.arm(&memory, cell));
+                    for &cell in &cells {
+                        point.arm(&memory, cell);
+                    }
                     let mut rung = 0_u32;
                     for _ in 0..cells.len() {
                         // The kernel of this memory finds nobody asleep, so each call ends at a bell.
                         point.notify(&memory);
                         let now = memory.take_rung();
-                        assert!(now.count_ones() == 1 && rung & now == 0);
+                        assert!(now.is_power_of_two() && rung & now == 0);
                         rung |= now;
                     }
                     assert_eq!(rung, cells.iter().fold(0, |bits, cell| bits | 1 << cell));
@@ -290,7 +292,9 @@ mod tests {
     #[test]
     fn all_are_rung_at_once_and_what_was_taken_back_is_not() {
         let (memory, point) = (Crashing::new(8), WaitPoint::new(0));
-        [1, 2, 34].into_iter().for_each(|cell| point.arm(&memory, cell));
+        for cell in [1, 2, 34] {
+            point.arm(&memory, cell);
+        }
         point.disarm(&memory, 1);
         point.notify_all(&memory);
         assert_eq!(memory.take_rung(), 1 << 2);

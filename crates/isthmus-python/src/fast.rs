@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use isthmus_core::lock::Slices;
 use isthmus_core::mutex::Found;
 use isthmus_core::queue::{Attempt, INLINE_MAX, On, Place, Step, Taken};
+use isthmus_core::sync::handle::{Kind, Took};
 use pyo3::ffi::{self, PyObject};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
@@ -24,6 +25,7 @@ use crate::lease::PyLease;
 use crate::mutex::PyMutex;
 use crate::queue::PyQueue;
 use crate::receiving::small;
+use crate::sync::PySync;
 
 type Function = unsafe extern "C" fn(
     *mut PyObject,
@@ -50,6 +52,13 @@ static ENTER: Fast = Fast::new(c"__enter__", enter);
 static EXIT: Fast = Fast::new(c"__exit__", exit);
 static ACQUIRE: Fast = Fast::new(c"acquire", acquire);
 static RELEASE: Fast = Fast::new(c"release", release);
+static LOCK: Fast = Fast::new(c"__enter__", lock);
+static UNLOCK: Fast = Fast::new(c"__exit__", unlock);
+static TAKE: Fast = Fast::new(c"acquire", take);
+static GIVE: Fast = Fast::new(c"release", give_back);
+static GO_IN: Fast = Fast::new(c"__enter__", go_in);
+static GO_OUT: Fast = Fast::new(c"__exit__", go_out);
+static IS_SET: Fast = Fast::new(c"is_set", is_set);
 
 impl Fast {
     const fn new(name: &'static CStr, function: Function) -> Fast {
@@ -134,7 +143,15 @@ pub(crate) fn install(py: Python<'_>, ask: &Py<PyAsk>) -> PyResult<()> {
     ENTER.install(&leases)?;
     EXIT.install(&leases)?;
     ACQUIRE.install(&mutex)?;
-    RELEASE.install(&mutex)
+    RELEASE.install(&mutex)?;
+    LOCK.install(&mutex)?;
+    UNLOCK.install(&mutex)?;
+    let sync = py.get_type::<PySync>();
+    TAKE.install(&sync)?;
+    GIVE.install(&sync)?;
+    GO_IN.install(&sync)?;
+    GO_OUT.install(&sync)?;
+    IS_SET.install(&sync)
 }
 
 /// True where a call has exactly `required` positional arguments and perhaps a good timeout behind them,
@@ -383,13 +400,8 @@ unsafe extern "C" fn acquire(
 ) -> *mut PyObject {
     // SAFETY: see `Fast::whole`.
     unsafe {
-        if usual(0, args, count, names) {
-            let handle = &this::<PyMutex>(&slf).handle;
-            if let Ok(me) = handle.session().me_here()
-                && handle.try_acquire(me, &Slices::default()) == Found::Acquired
-            {
-                return ffi::Py_NewRef(ffi::Py_True());
-            }
+        if usual(0, args, count, names) && take_mutex(this::<PyMutex>(&slf)) {
+            return ffi::Py_NewRef(ffi::Py_True());
         }
         ACQUIRE.whole(slf, args, count, names)
     }
@@ -403,14 +415,143 @@ unsafe extern "C" fn release(
 ) -> *mut PyObject {
     // SAFETY: see `Fast::whole`.
     unsafe {
-        if count == 0 && names.is_null() {
-            let handle = &this::<PyMutex>(&slf).handle;
-            if let Ok(me) = handle.session().me_here()
-                && handle.mutex().release(me).is_ok()
-            {
-                return ffi::Py_NewRef(ffi::Py_None());
-            }
+        if count == 0 && names.is_null() && give_mutex(this::<PyMutex>(&slf)) {
+            return ffi::Py_NewRef(ffi::Py_None());
         }
         RELEASE.whole(slf, args, count, names)
+    }
+}
+
+unsafe extern "C" fn lock(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see `Fast::whole`.
+    unsafe {
+        if count == 0 && take_mutex(this::<PyMutex>(&slf)) {
+            return ffi::Py_NewRef(slf);
+        }
+        LOCK.whole(slf, args, count, names)
+    }
+}
+
+unsafe extern "C" fn unlock(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see `Fast::whole`.
+    unsafe {
+        if count == 3 && give_mutex(this::<PyMutex>(&slf)) {
+            return ffi::Py_NewRef(ffi::Py_None());
+        }
+        UNLOCK.whole(slf, args, count, names)
+    }
+}
+
+#[inline]
+fn take_mutex(mutex: &PyMutex) -> bool {
+    let handle = &mutex.handle;
+    handle.session().me_here().is_ok_and(|me| handle.try_acquire(me, &Slices::default()) == Found::Acquired)
+}
+
+#[inline]
+fn give_mutex(mutex: &PyMutex) -> bool {
+    let handle = &mutex.handle;
+    handle.session().me_here().is_ok_and(|me| handle.release(me).is_ok())
+}
+
+#[inline]
+fn take_sync(sync: &PySync) -> bool {
+    let handle = &sync.handle;
+    handle.session().me_here().is_ok_and(|me| matches!(handle.try_take(me, sync.want), Ok(Took::Yes)))
+}
+
+#[inline]
+fn give_sync(sync: &PySync) -> bool {
+    let handle = &sync.handle;
+    handle.session().me_here().is_ok_and(|me| handle.give_back(me, sync.want, 1).is_ok())
+}
+
+unsafe extern "C" fn take(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see `Fast::whole`.
+    unsafe {
+        if usual(0, args, count, names) && take_sync(this::<PySync>(&slf)) {
+            return ffi::Py_NewRef(ffi::Py_True());
+        }
+        TAKE.whole(slf, args, count, names)
+    }
+}
+
+unsafe extern "C" fn give_back(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see `Fast::whole`.
+    unsafe {
+        if count == 0 && names.is_null() && give_sync(this::<PySync>(&slf)) {
+            return ffi::Py_NewRef(ffi::Py_None());
+        }
+        GIVE.whole(slf, args, count, names)
+    }
+}
+
+unsafe extern "C" fn go_in(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see `Fast::whole`.
+    unsafe {
+        if count == 0 && take_sync(this::<PySync>(&slf)) {
+            return ffi::Py_NewRef(slf);
+        }
+        GO_IN.whole(slf, args, count, names)
+    }
+}
+
+unsafe extern "C" fn go_out(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see `Fast::whole`.
+    unsafe {
+        if count == 3 && give_sync(this::<PySync>(&slf)) {
+            return ffi::Py_NewRef(ffi::Py_None());
+        }
+        GO_OUT.whole(slf, args, count, names)
+    }
+}
+
+unsafe extern "C" fn is_set(
+    slf: *mut PyObject,
+    args: *const *mut PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut PyObject,
+) -> *mut PyObject {
+    // SAFETY: see `Fast::whole`.
+    unsafe {
+        let this = this::<PySync>(&slf);
+        if count == 0
+            && names.is_null()
+            && let Kind::Event(event) = this.handle.kind()
+            && this.handle.session().me().is_ok()
+        {
+            return ffi::Py_NewRef(if event.is_set() { ffi::Py_True() } else { ffi::Py_False() });
+        }
+        IS_SET.whole(slf, args, count, names)
     }
 }

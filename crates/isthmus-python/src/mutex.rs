@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use isthmus_core::error::Death;
 use isthmus_core::lock::Slices;
 use isthmus_core::mutex::Found;
-use isthmus_core::mutex::handle::MutexHandle;
+use isthmus_core::mutex::handle::{MutexHandle, PLAIN, RECURSIVE};
 use isthmus_core::owner::Owner;
+use isthmus_core::sync::handle::{CONDITION_LOCK, Recorded};
 use isthmus_core::wait::Waited;
+use isthmus_core::waiters::Mode;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
@@ -57,12 +59,24 @@ impl PyMutex {
         recover: bool,
         waited: bool,
     ) -> PyResult<Taken> {
-        let _stay = self.handle.session().stay().or_raise(py)?;
+        let session = self.handle.session();
+        let _stay = session.stay().or_raise(py)?;
+        let timed = !matches!(timeout, Timeout::Never);
+        // Said to whoever looks for deadlocks; one who only asks does not wait.
+        let _record = match timeout {
+            Timeout::Ask | Timeout::Last | Timeout::Try => None,
+            _ => Some(Recorded::new(session, self.me(py, context)?, (Mode::Exclusive, timed))),
+        };
         let mut slices = Slices::default();
         slices.slept = waited;
         let taken = self.take_on(py, context, timeout, recover, &mut slices);
-        if !matches!(taken, Ok(Taken::Clean | Taken::Repair(_))) {
-            self.handle.mutex().leave(&slices);
+        if slices.slept
+            && let Ok(me) = self.me(py, context)
+        {
+            match taken {
+                Ok(Taken::Clean | Taken::Repair(_)) => self.handle.mutex().give_up(me),
+                _ => self.handle.mutex().leave(me, &slices),
+            }
         }
         taken
     }
@@ -100,11 +114,11 @@ impl PyMutex {
             if matches!(timeout, Timeout::Ask) {
                 return Err(raise(py, "WouldBlock", "this would have to wait", &[("on", number(py, 0))]));
             }
-            if look_briefly(|| mutex.may_go_on()) {
+            if look_briefly(|| mutex.may_go_on(me)) {
                 continue;
             }
             py.check_signals()?;
-            let waited = py.detach(|| self.handle.wait(slices, deadline)).or_raise(py)?;
+            let waited = py.detach(|| self.handle.wait(me, slices, deadline)).or_raise(py)?;
             // After every sleep, interrupted or not: a signal may have come just before it.
             py.check_signals()?;
             if waited == Waited::TimedOut {
@@ -142,7 +156,7 @@ impl PyMutex {
 #[pymethods]
 impl PyMutex {
     #[new]
-    #[pyo3(signature = (name, mode_, on_owner_died, namespace_, adopt = None))]
+    #[pyo3(signature = (name, mode_, on_owner_died, namespace_, adopt = None, flavour = "mutex"))]
     fn new(
         py: Python<'_>,
         name: Option<&str>,
@@ -150,7 +164,13 @@ impl PyMutex {
         on_owner_died: &str,
         namespace_: Option<PathBuf>,
         adopt: Option<(u32, i32, u64)>,
+        flavour: &str,
     ) -> PyResult<PyMutex> {
+        let flavour = match flavour {
+            "rlock" => RECURSIVE,
+            "condition" => CONDITION_LOCK,
+            _ => PLAIN,
+        };
         let recovers = match on_owner_died {
             "raise" => false,
             "recover" => true,
@@ -163,9 +183,9 @@ impl PyMutex {
         let space = namespace(py, namespace_.as_deref())?;
         let handle = match (name, adopt) {
             // The anonymous mutex behind a descriptor of another process: for unpickling.
-            (_, Some((pid, fd, nonce))) => MutexHandle::from_fd_of(&space, pid, fd, nonce),
-            (Some(name), None) => MutexHandle::open(&space, name, mode(mode_)?),
-            (None, None) => MutexHandle::anonymous(&space),
+            (_, Some(place)) => MutexHandle::from_fd_of(&space, place, flavour),
+            (Some(name), None) => MutexHandle::open(&space, name, mode(mode_)?, flavour),
+            (None, None) => MutexHandle::anonymous(&space, flavour),
         };
         Ok(PyMutex { handle: handle.or_raise(py)?, recovers })
     }
@@ -190,7 +210,7 @@ impl PyMutex {
     /// Gives the mutex back. `NotOwnerError` where this thread does not hold it.
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         let me = self.handle.session().me_here().or_raise(py)?;
-        self.handle.mutex().release(me).or_raise(py)
+        self.handle.release(me).or_raise(py)
     }
 
     fn __enter__(slf: PyRef<'_, Self>) -> PyResult<PyRef<'_, Self>> {
@@ -206,7 +226,7 @@ impl PyMutex {
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         let me = self.handle.session().me_here().or_raise(py)?;
-        match self.handle.mutex().release(me) {
+        match self.handle.release(me) {
             // In a forked child the mutex is still the parent's.
             Err(_) if self.handle.is_parents() => Ok(()),
             other => other.or_raise(py),
@@ -220,12 +240,37 @@ impl PyMutex {
 
     /// As `release`, for a task.
     fn _release_as(&self, py: Python<'_>, context: u32) -> PyResult<()> {
-        self.handle.mutex().release(self.me(py, Some(context))?).or_raise(py)
+        self.handle.release(self.me(py, Some(context))?).or_raise(py)
     }
 
-    /// Whether a task holds it.
-    fn _held_by(&self, py: Python<'_>, context: u32) -> PyResult<bool> {
-        Ok(self.handle.mutex().owner() == self.me(py, Some(context))?)
+    /// Whether this thread or a task holds it.
+    #[pyo3(signature = (context = None))]
+    fn _is_mine(&self, py: Python<'_>, context: Option<u32>) -> PyResult<bool> {
+        Ok(self.handle.mutex().owner() == self.me(py, context)?)
+    }
+
+    /// Gives it back as often as it was taken; how often that was beside the first time.
+    #[pyo3(signature = (context = None))]
+    fn _release_all(&self, py: Python<'_>, context: Option<u32>) -> PyResult<u64> {
+        self.handle.release_all(self.me(py, context)?).or_raise(py)
+    }
+
+    /// Takes it again as often as `_release_all` said.
+    #[pyo3(signature = (depth, context = None, timeout = None, waited = false))]
+    fn _acquire_again(
+        &self,
+        py: Python<'_>,
+        depth: u64,
+        context: Option<u32>,
+        timeout: Option<Timeout>,
+        waited: bool,
+    ) -> PyResult<bool> {
+        let timeout = timeout.unwrap_or(Timeout::Never);
+        let taken = !matches!(self.take(py, context, timeout, self.recovers, waited)?, Taken::TimedOut);
+        if taken {
+            self.handle.restore(depth);
+        }
+        Ok(taken)
     }
 
     /// Takes a mutex for repair, for this thread or a task: None where it was healthy, else who died when.

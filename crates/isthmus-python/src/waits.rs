@@ -11,10 +11,15 @@ use std::sync::Arc;
 use isthmus_core::bell::Bell;
 use isthmus_core::error::Result;
 use isthmus_core::memory::mapping::Mapping;
+use isthmus_core::mutex::Mutex;
+use isthmus_core::owner::Owner;
 use isthmus_core::queue::{Fate, On, Queue};
 use isthmus_core::registry::Registry;
 use isthmus_core::session::Session;
+use isthmus_core::sync::Want;
+use isthmus_core::sync::handle::{Recorded, SyncHandle};
 use isthmus_core::wait::{DATA_SLICE, WATCH_SLICE, WaitPoint};
+use isthmus_core::waiters::Mode;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -22,6 +27,7 @@ use crate::arguments::namespace;
 use crate::errors::OrRaise;
 use crate::mutex::PyMutex;
 use crate::queue::PyQueue;
+use crate::sync::PySync;
 
 /// What a call waits for.
 pub(crate) trait Awaited: Send + Sync {
@@ -51,6 +57,18 @@ pub(crate) trait Awaited: Send + Sync {
     /// True where deaths of others end the wait.
     fn watches(&self) -> bool {
         true
+    }
+    /// Keeps others from taking what the caller, which has waited long, is to have next.
+    fn claim(&self) -> Result<()> {
+        Ok(())
+    }
+    /// The caller is served, or goes away: its claim ends.
+    fn give_up(&self) -> Result<()> {
+        Ok(())
+    }
+    /// Enters the caller among the waiters of the object, where it has a table of them.
+    fn record(&self, _timed: bool) -> Option<usize> {
+        None
     }
     /// On which side of the queue the caller waits, for `stats()`.
     fn consuming(&self) -> Option<bool> {
@@ -96,10 +114,41 @@ impl PyWait {
         PyWait::new(QueueWait { queue, aim: Aim::Below(mark) })
     }
 
-    /// A mutex to be free, or poisoned.
+    /// A mutex to be free, or poisoned, for a task.
     #[staticmethod]
-    fn mutex(mutex: Py<PyMutex>) -> PyWait {
-        PyWait::new(MutexWait(mutex))
+    #[pyo3(signature = (mutex, context = 0))]
+    fn mutex(mutex: Py<PyMutex>, context: u32) -> PyWait {
+        PyWait::new(MutexWait { mutex, context })
+    }
+
+    /// Another object of synchronization to give what is wanted, to a task; `number` is the generation or cell.
+    #[staticmethod]
+    #[pyo3(signature = (sync, what, context = 0, number = 0))]
+    fn sync(sync: Py<PySync>, what: &str, context: u32, number: u64) -> PyResult<PyWait> {
+        let want = crate::sync::want(what, number)?;
+        Ok(PyWait::new(SyncWait { sync, context, want }))
+    }
+
+    /// Claims what is waited for, for one that has waited long.
+    fn claim(&self) {
+        let _ = self.0.session().me().and_then(|_| self.0.claim());
+    }
+
+    /// Gives a claim up.
+    fn give_up(&self) {
+        let _ = self.0.session().me().and_then(|_| self.0.give_up());
+    }
+
+    /// Says that a task waits, to whoever looks for deadlocks; the number to `unrecord`.
+    fn record(&self, timed: bool) -> Option<usize> {
+        self.0.session().me().ok().and_then(|_| self.0.record(timed))
+    }
+
+    /// It waits no more.
+    fn unrecord(&self, number: usize) {
+        if self.0.session().me().is_ok() {
+            Recorded::end(self.0.session(), number);
+        }
     }
 
     /// Which place of its object this is; None where there is nothing to be woken by.
@@ -292,32 +341,130 @@ impl Awaited for QueueWait {
     }
 }
 
-/// A call on a mutex that waits.
-struct MutexWait(Py<PyMutex>);
+/// A call on a mutex that waits, of a task.
+struct MutexWait {
+    mutex: Py<PyMutex>,
+    context: u32,
+}
+
+impl MutexWait {
+    fn mutex(&self) -> &Mutex<Mapping, Arc<Registry>> {
+        self.mutex.get().handle.mutex()
+    }
+
+    fn me(&self) -> Result<Owner> {
+        Ok(self.session().me()?.with_context(self.context))
+    }
+}
 
 impl Awaited for MutexWait {
     fn session(&self) -> &Session {
-        self.0.get().handle.session()
+        self.mutex.get().handle.session()
     }
 
     fn point(&self) -> Option<WaitPoint> {
-        Some(self.0.get().handle.mutex().bells())
+        Some(self.mutex().bells())
     }
 
     fn ready(&self) -> Result<bool> {
-        Ok(self.0.get().handle.mutex().may_go_on())
+        Ok(self.mutex().may_go_on(self.me()?))
     }
 
     fn arm(&self, _point: WaitPoint, cell: usize) -> Result<bool> {
-        Ok(self.0.get().handle.mutex().arm(cell))
+        // Free but claimed by another: that one's release rings.
+        Ok(self.mutex().arm(cell) && self.mutex().may_go_on(self.me()?))
     }
 
     fn look(&self) -> Result<()> {
-        self.0.get().handle.mutex().look_after()
+        self.mutex().look_after(self.me()?)
+    }
+
+    fn claim(&self) -> Result<()> {
+        self.mutex().claim(self.me()?);
+        Ok(())
+    }
+
+    fn give_up(&self) -> Result<()> {
+        self.mutex().give_up(self.me()?);
+        Ok(())
     }
 
     fn pass_on(&self) {
-        self.0.get().handle.mutex().pass_on();
+        self.mutex().pass_on();
+    }
+
+    fn record(&self, timed: bool) -> Option<usize> {
+        Recorded::new(self.session(), self.me().ok()?, (Mode::Exclusive, timed)).keep()
+    }
+}
+
+/// A call on another object of synchronization that waits, of a task.
+struct SyncWait {
+    sync: Py<PySync>,
+    context: u32,
+    want: Want,
+}
+
+impl SyncWait {
+    fn handle(&self) -> &SyncHandle {
+        &self.sync.get().handle
+    }
+
+    fn me(&self) -> Result<Owner> {
+        Ok(self.session().me()?.with_context(self.context))
+    }
+}
+
+impl Awaited for SyncWait {
+    fn session(&self) -> &Session {
+        self.handle().session()
+    }
+
+    fn point(&self) -> Option<WaitPoint> {
+        Some(self.handle().point(self.want))
+    }
+
+    fn ready(&self) -> Result<bool> {
+        Ok(self.handle().is_ready(self.me()?, self.want))
+    }
+
+    fn look(&self) -> Result<()> {
+        self.handle().look(self.me()?, self.want)
+    }
+
+    fn key(&self) -> u64 {
+        match self.want {
+            Want::Permit => 0,
+            Want::Read => 1,
+            Want::Write => 2,
+            Want::Set(generation) => 3 | generation << 3,
+            Want::Open(generation) => 4 | generation << 3,
+            Want::Notified(cell) => 5 | (cell as u64) << 3,
+        }
+    }
+
+    fn exclusive(&self) -> bool {
+        matches!(self.want, Want::Permit | Want::Write)
+    }
+
+    fn claim(&self) -> Result<()> {
+        self.handle().claim(self.me()?, self.want);
+        Ok(())
+    }
+
+    fn give_up(&self) -> Result<()> {
+        self.handle().leave(self.me()?, false);
+        Ok(())
+    }
+
+    fn pass_on(&self) {
+        if let Ok(me) = self.me() {
+            self.handle().leave(me, self.exclusive());
+        }
+    }
+
+    fn record(&self, timed: bool) -> Option<usize> {
+        self.handle().record(self.me().ok()?, self.want, timed).keep()
     }
 }
 

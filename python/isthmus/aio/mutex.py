@@ -78,7 +78,7 @@ class Mutex:
         return self._mutex
 
     def _wait(self, _on: int) -> _core.Wait:
-        return _core.Wait.mutex(self._mutex)
+        return _core.Wait.mutex(self._mutex, context())
 
     async def acquire(self, timeout: float | None = None) -> bool:
         """Takes the mutex; False when `timeout` seconds went by (None waits, 0 tries).
@@ -109,7 +109,7 @@ class Mutex:
             self._waiting -= 1
 
     def _check_self(self, me: int, timeout: float | None) -> None:
-        if timeout is None and self._mutex._held_by(me):
+        if timeout is None and self._mutex._is_mine(me):
             raise DeadlockError("this task holds the mutex already: acquiring it again would never end")
 
     def release(self) -> None:

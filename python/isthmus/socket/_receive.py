@@ -37,12 +37,14 @@ from .._errors import (
 )
 from . import _failures
 from ._opening import Opened
-from ._protocol import DESCRIPTORS, END, FILE, FINISHED, LONG, NO_LENGTH
+from ._protocol import DESCRIPTORS, END, FILE, FINISHED, HEADER, LONG, NO_LENGTH
 from ._rights import Rights, close_all
 from ._steps import deadline_of, left, wait
 
 if TYPE_CHECKING:
     from ._terms import Terms
+
+_length_of = HEADER.unpack_from
 
 __all__ = ["FileComes", "Receiver", "WithDescriptors"]
 
@@ -97,8 +99,9 @@ class Receiver:
     _sock: socket.socket
     _tls: Any
 
-    def _pay(self, timeout: float | None) -> None:
-        raise NotImplementedError  # the sending half does
+    if TYPE_CHECKING:  # the sending half has it
+
+        def _pay(self, timeout: float | None) -> None: ...
 
     def _begin_receiving(self, opened: Opened, terms: "Terms") -> None:
         self._receiving = threading.Lock()
@@ -126,6 +129,8 @@ class Receiver:
         self._line_length = 0
         # Descriptors for the message that is next; how many messages came; why no more will.
         self._given: list[int] | None = None
+        # Nothing of the above is there, and what comes next begins with a frame.
+        self._single = self._framed and self._rights is None
         self._came = 0
         self._over: Callable[[], Exception] | None = None
         self._ask_for(AHEAD)
@@ -145,9 +150,12 @@ class Receiver:
         and is no value of the type is an `InvalidMessage`, and the stream goes on with the next; one over
         the limit is `TooLarge` and ends it. See recv(2).
         """
-        try:
-            data = self._ready.popleft()
-        except IndexError:
+        if self._ready:
+            try:
+                data = self._ready.popleft()
+            except IndexError:  # another thread took it
+                data = self._next(timeout)
+        else:
             data = self._next(timeout)
         if type(data) is not bytes:
             data = self._special(data)
@@ -207,9 +215,28 @@ class Receiver:
 
     def _next(self, timeout: float | None) -> _Item:
         """The next item, waited for."""
-        deadline = deadline_of(timeout)
         if self._owed:
             self._pay(timeout)
+        if timeout is None and self._single:
+            # What follows below does the same; this is 2 us faster where messages come one at a time.
+            with self._receiving:
+                if self._single and not self._ready:
+                    self._single = False
+                    try:
+                        for self._chunk in self._reads:
+                            break
+                    except OSError as problem:
+                        self._over = self._failure(problem)
+                    chunk = self._chunk
+                    after = len(chunk)
+                    if after > 4 and _length_of(chunk)[0] == after - 4 <= self._limit:
+                        data = chunk[4:]
+                        came = self._came + 1
+                        self._came, self._chunk, self._single = came, b"", True
+                        return data
+                    if not chunk and self._over is None:
+                        self._at_end()
+        deadline = deadline_of(timeout)
         if not self._receiving.acquire(timeout=-1 if timeout is None else timeout):
             raise self._empty(timeout)
         try:
@@ -299,7 +326,8 @@ class Receiver:
             ready = deque(found)
             came = self._came + len(found)
             rest = chunk[at:]
-            self._ready, self._came, self._rest, self._chunk = ready, came, rest, b""
+            single = not rest and self._rights is None
+            self._ready, self._came, self._rest, self._single, self._chunk = ready, came, rest, single, b""
         else:
             self._take_others(chunk, at, found)
         if found and self._asked != AHEAD:
@@ -382,6 +410,7 @@ class Receiver:
         self._ready, self._came, self._parts, self._missing, self._given, self._chunk = (
             ready, came, nothing, 0, None, b"",
         )  # fmt: skip
+        self._single = False  # the next header comes by itself
         if self._asked != _HEADER:
             self._ask_for(_HEADER)
 

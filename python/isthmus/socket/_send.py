@@ -11,8 +11,9 @@ message at most, so memory stays bounded. `_sent` is stored by the loop that mad
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from .._errors import ClosedError, Full, IsthmusError, PeerDied, ShutDown, TooLarge, Unsupported
@@ -34,6 +35,10 @@ _SMALL = 1 << 14
 _IOV_MAX = 1024
 _TOGETHER = 1 << 16
 """Bytes of small messages that are sent as one."""
+_GROW_FROM = 1 << 16
+_GROWN = 1 << 20
+"""Bytes asked for as a Unix socket's buffer once messages are large; the kernel may give less."""
+_NO_ANCILLARY = ((),)
 _WAIT = socket.MSG_NOSIGNAL
 _NOW = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
 _WAIT_ARGUMENT = (_WAIT,)
@@ -47,13 +52,14 @@ class Sender:
     _pid: int
     _number: int
     _closed: bool
+    _sock: socket.socket
     _over: Callable[[], Exception] | None
 
-    def _closed_error(self) -> ClosedError:
-        raise NotImplementedError  # the receiving half does
+    if TYPE_CHECKING:  # the receiving half and the stream have these
 
-    def _says_finished(self) -> bool:
-        raise NotImplementedError
+        def _closed_error(self) -> ClosedError: ...
+        def _says_finished(self) -> bool: ...
+        def _shut_sending(self) -> None: ...
 
     def _begin_sending(self, opened: Opened, terms: "Terms") -> None:
         self._sending = threading.Lock()
@@ -68,12 +74,16 @@ class Sender:
             self._encode = None if terms.codec is None else terms.codec.encode
         elif terms.framing == "lines":
             self._encode = _line
-        # What is being sent, and how much of it the kernel has; small messages that wait for others.
-        self._packet: Any = None
+        # What is being sent (in a cell, which `_sends` reads), and how much of it the kernel has; small messages
+        # that wait for others.
+        self._packet: list[Any] = [None]
         self._sent = 0
+        packets = map(self._packet.__getitem__, repeat(0))
+        self._sends: Iterator[int] = map(self._send, packets, repeat(_WAIT))
         self._held: list[bytes] = []
         self._held_size = 0
         self._owed = False
+        self._grown = False
         self._finished_here = False
         self._broken: Exception | None = None
 
@@ -103,10 +113,13 @@ class Sender:
         """
         encode = self._encode
         data = message if encode is None else encode(message)
-        if type(data) is not bytes or len(data) > _SMALL or descriptors or not self._framed:
+        if type(data) is not bytes or descriptors or not self._framed:
             self._send_other(data, timeout, flush, descriptors)
             return
         size = len(data)
+        if size > _SMALL:
+            self._send_large(data, size, timeout)
+            return
         if size > self._most:
             raise self._over_limit(size)
         packet = HEADER.pack(size) + data
@@ -119,16 +132,16 @@ class Sender:
         with self._sending:
             if self._owed:
                 self._prepare(None, None)
-            self._packet = packet
+            self._packet[0] = packet
             self._sent = 0
             try:
-                for self._sent in map(self._send, (packet,), _WAIT_ARGUMENT):
+                for self._sent in self._sends:
                     break
                 if self._sent == len(packet) and self._tls is None:
-                    self._packet = None
+                    self._packet[0] = None
                     return
             except OSError as problem:
-                self._packet = None
+                self._packet[0] = None
                 raise self._send_failure(problem) from problem
             except BaseException:
                 self._owed = True
@@ -209,9 +222,6 @@ class Sender:
             self._sending.release()
         self._shut_sending()
 
-    def _shut_sending(self) -> None:
-        raise NotImplementedError
-
     # ---- how messages go
 
     def _send_other(self, data: Any, timeout: float | None, flush: bool, descriptors: Iterable[Any]) -> None:
@@ -246,6 +256,38 @@ class Sender:
         finally:
             self._sending.release()
 
+    def _send_large(self, data: bytes, size: int, timeout: float | None) -> None:
+        """A message in one piece, from where it is."""
+        if size > self._most:
+            raise self._over_limit(size)
+        if size > _GROW_FROM and not self._grown:
+            self._grow()
+        packet = [frame_header(size), data]
+        if timeout is not None:
+            self._send_within(packet, timeout)
+            return
+        with self._sending:
+            if self._owed:
+                self._prepare(None, None)
+            self._packet[0] = packet
+            self._sent = 0
+            try:
+                for self._sent in map(self._channel.sendmsg, (packet,), _NO_ANCILLARY, _WAIT_ARGUMENT):
+                    break
+            except OSError as problem:
+                self._packet[0] = None
+                raise self._send_failure(problem) from problem
+            except BaseException:
+                self._keep()
+                raise
+            self._finish_packet(None, None)
+
+    def _grow(self) -> None:
+        """With the first large message, so that the other side finds more of it at a time. TCP does it by itself."""
+        self._grown = True
+        if self._sock.family == socket.AF_UNIX:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _GROWN)
+
     def _send_within(self, packet: Any, timeout: float | None) -> None:
         deadline = deadline_of(timeout)
         self._lock_to_send(timeout)
@@ -271,7 +313,7 @@ class Sender:
         deadline = deadline_of(timeout)
         self._lock_to_send(timeout)
         try:
-            looked_after = self._packet is None and not self._finished_here and self._broken is None
+            looked_after = self._packet[0] is None and not self._finished_here and self._broken is None
             if self._closed or not looked_after or self._held_size + len(packet) > _TOGETHER:
                 self._prepare(timeout, deadline)
             self._held_size += len(packet)
@@ -300,11 +342,11 @@ class Sender:
             raise self._closed_error()
         if self._broken is not None:
             raise copy(self._broken)
-        if self._packet is not None or (self._tls is not None and self._tls.pending):
+        if self._packet[0] is not None or (self._tls is not None and self._tls.pending):
             self._finish_packet(timeout, deadline, old=True)
         if self._held:
             packet = b"".join(self._held)
-            self._packet, self._sent, self._held, self._held_size = packet, 0, [], 0
+            self._packet[0], self._sent, self._held, self._held_size = packet, 0, [], 0
             self._finish_packet(timeout, deadline, old=True)
         if self._finished_here:
             raise ClosedError(f"sending to {self._who} was finished by this side")
@@ -314,7 +356,7 @@ class Sender:
         self, packet: Any, timeout: float | None, deadline: float | None, passed: list[int] | None = None
     ) -> None:
         """Sends a packet: bytes, or a list of buffers. `Full` when nothing of it went. The lock is held."""
-        self._packet = packet
+        self._packet[0] = packet
         self._sent = 0
         if passed:
             self._send_first(packet, ancillary(passed), timeout, deadline)
@@ -333,16 +375,16 @@ class Sender:
             except BlockingIOError:
                 rest = left(deadline)
                 if rest == 0.0 or not wait(self._number, select.POLLOUT, rest):
-                    self._packet = None
+                    self._packet[0] = None
                     raise self._full(timeout) from None
                 continue
             except OSError as problem:
-                self._packet = None
+                self._packet[0] = None
                 raise self._send_failure(problem) from problem
             except BaseException:
                 # The descriptors cannot be sent again, so neither can the message; nothing of it went.
                 if not self._sent:
-                    self._packet = None
+                    self._packet[0] = None
                 raise
             return
 
@@ -351,8 +393,8 @@ class Sender:
         `old`, from a call before), and otherwise the rest is kept for the next call."""
         flags = _WAIT_ARGUMENT if timeout is None else _NOW_ARGUMENT
         try:
-            while self._packet is not None:
-                packet = self._packet
+            while self._packet[0] is not None:
+                packet = self._packet[0]
                 if type(packet) is bytes:
                     rest: Any = packet if not self._sent else memoryview(packet)[self._sent :]
                     size = len(packet)
@@ -360,7 +402,7 @@ class Sender:
                     rest = _behind(packet, self._sent)
                     size = sum(map(len, packet))
                 if self._sent >= size:
-                    self._packet = None
+                    self._packet[0] = None
                     break
                 try:
                     before = self._sent
@@ -374,7 +416,7 @@ class Sender:
                     time_left = left(deadline)
                     if time_left == 0.0 or not wait(self._number, select.POLLOUT, time_left):
                         if not old and not self._sent:
-                            self._packet = None
+                            self._packet[0] = None
                             raise self._full(timeout) from None
                         if old:
                             raise self._full(timeout) from None
@@ -384,7 +426,7 @@ class Sender:
         except OSError as problem:
             if isinstance(problem, IsthmusError):
                 raise
-            self._packet = None
+            self._packet[0] = None
             raise self._send_failure(problem) from problem
         except Full:
             raise
@@ -407,21 +449,21 @@ class Sender:
     def _keep(self) -> None:
         """The rest of a message is ours to keep: the buffers of the caller may change."""
         self._owed = True
-        if type(self._packet) is not list:
+        if type(self._packet[0]) is not list:
             return
-        rest = b"".join(_behind(self._packet, self._sent, most=len(self._packet)))
-        self._packet, self._sent = rest, 0
+        rest = b"".join(_behind(self._packet[0], self._sent, most=len(self._packet[0])))
+        self._packet[0], self._sent = rest, 0
 
     def _finish_begun(self, timeout: float | None) -> None:
         """The rest of what `_transmit` began."""
-        if self._packet is not None:
+        if self._packet[0] is not None:
             self._finish_packet(timeout, deadline_of(timeout), old=True)
 
     # ---- ends
 
     def _break(self, why: str) -> None:
         """Nothing can be sent any more."""
-        self._packet = None
+        self._packet[0] = None
         if self._broken is None:
             self._broken = PeerDied(why)
         self._owed = True

@@ -427,7 +427,7 @@ class Stream(BytesReceiver, Sender, Generic[T]):
         self._ready.clear()
         self._chunk = self._rest = b""
         self._parts = {}
-        self._packet = None
+        self._packet[0] = None
         self._held = []
         for lock in inside:
             lock.release()

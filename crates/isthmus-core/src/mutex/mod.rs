@@ -7,6 +7,9 @@
 //!   16  pid         its process id                         the same
 //!   24  since       when it was noticed, ns since 1970     the same
 //!   32  bells       wait point of event loops (`bell.rs`); threads sleep on the word itself
+//!   40  claim       who is to be next (`claim.rs`)
+//!   48  depth       how often its owner has taken a recursive one again     the owner
+//!  128  waiters     who waits (`waiters.rs`); kept by the handle
 //! ```
 //! An event loop sets its bit in `bells` first and W in the word next; whoever finds W wakes a thread and rings
 //! a loop, so both compete for the mutex as two threads would.
@@ -40,9 +43,10 @@ mod sweep;
 
 use std::time::{Duration, Instant};
 
+use crate::claim::{Claim, PATIENCE};
 use crate::error::{Death, Error, Result};
 use crate::lock::{Lock, Rest, Slices};
-use crate::memory::{Memory, Peers};
+use crate::memory::{Memory, Peers, Woken};
 use crate::owner::{FLAGS, Owner, POISONED, RECOVERING, WAITERS};
 use crate::wait::{Spin, WaitPoint, Waited};
 
@@ -50,6 +54,8 @@ const DEAD: usize = 8;
 const PID: usize = 16;
 const SINCE: usize = 24;
 const BELLS: usize = 32;
+const CLAIM: usize = 40;
+const DEPTH: usize = 48;
 /// Bytes of the body.
 pub const BODY_SIZE: usize = 64;
 
@@ -71,13 +77,21 @@ pub struct Mutex<M, P> {
     at: usize,
     lock: Lock,
     bells: WaitPoint,
+    claim: Claim,
 }
 
 impl<M: Memory, P: Peers> Mutex<M, P> {
     /// The mutex whose body begins at `at`.
     pub fn new(memory: M, peers: P, at: usize) -> Mutex<M, P> {
         assert!(at + BODY_SIZE <= memory.size(), "the body must lie inside the memory");
-        Mutex { memory, peers, at, lock: Lock::new(at), bells: WaitPoint::new(at + BELLS) }
+        Mutex {
+            memory,
+            peers,
+            at,
+            lock: Lock::new(at),
+            bells: WaitPoint::new(at + BELLS),
+            claim: Claim::new(at + CLAIM),
+        }
     }
 
     fn word(&self) -> u64 {
@@ -87,10 +101,35 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
     /// Takes the mutex if it is free.
     #[inline]
     pub fn try_acquire(&self, me: Owner, slices: &Slices) -> Found {
-        if self.lock.try_acquire(&self.memory, me, slices.slept) {
+        if self.claim.admits(&self.memory, me) && self.lock.try_acquire(&self.memory, me, slices.slept) {
+            if slices.slept {
+                self.claim.give_up(&self.memory, me);
+            }
             return Found::Acquired;
         }
         self.look()
+    }
+
+    /// Says how often its owner, `me`, has it beside the first time.
+    pub fn depth(&self) -> u64 {
+        self.memory.load(self.at + DEPTH)
+    }
+
+    /// Its owner takes it again, gives it back once, or has just taken it for the first time.
+    pub fn set_depth(&self, depth: u64) {
+        self.memory.store(self.at + DEPTH, depth);
+    }
+
+    /// `None` where it is free; else the death, if it is poisoned.
+    #[inline]
+    pub fn poisoned_or_free(&self) -> Option<Option<Death>> {
+        let word = self.word();
+        if word == 0 { None } else { Some((word & POISONED != 0).then(|| self.death(word))) }
+    }
+
+    /// True while somebody repairs what it protects.
+    pub fn is_recovering(&self) -> bool {
+        self.word() & RECOVERING != 0
     }
 
     /// What the word says, for one who could not take it.
@@ -100,8 +139,8 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
         if word & POISONED != 0 {
             Found::Poisoned(self.death(word))
         } else {
-            // Zero where it has become free since: waiting then returns at once.
-            Found::Held(Owner::from_word(word))
+            // Nobody where it has become free since: waiting then returns at once, unless somebody is to be next.
+            Found::Held(if word == 0 { self.claim.holder(&self.memory) } else { Owner::from_word(word) })
         }
     }
 
@@ -122,15 +161,21 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
 
     /// True where trying again may end otherwise: the mutex is free, or poisoned with nobody recovering.
     #[inline]
-    pub fn may_go_on(&self) -> bool {
+    pub fn may_go_on(&self, me: Owner) -> bool {
         let word = self.word();
-        word == 0 || word & (POISONED | RECOVERING) == POISONED
+        word == 0 && self.claim.admits(&self.memory, me) || word & (POISONED | RECOVERING) == POISONED
     }
 
     /// Waits, at most until `deadline`, for a mutex found held; may return early.
-    pub fn wait(&self, slices: &mut Slices, deadline: Option<Instant>, spin: &Spin) -> Result<Waited> {
+    pub fn wait(
+        &self,
+        me: Owner,
+        slices: &mut Slices,
+        deadline: Option<Instant>,
+        spin: &Spin,
+    ) -> Result<Waited> {
         let start = Instant::now();
-        if spin.until(deadline, || self.may_go_on()) {
+        if spin.until(deadline, || self.may_go_on(me)) {
             spin.learn(start.elapsed());
             return Ok(Waited::Ready);
         }
@@ -138,6 +183,12 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
         let left = deadline.map_or(Duration::MAX, |d| d.saturating_duration_since(Instant::now()));
         if left.is_zero() {
             return Ok(Waited::TimedOut);
+        }
+        if slices.waited_since(start) >= PATIENCE {
+            self.claim.take(&self.memory, me);
+        }
+        if self.word() == 0 && !self.claim.admits(&self.memory, me) {
+            return Ok(self.wait_for_claimant(me, left));
         }
         let rest = self.lock.rest(&self.memory, &self.peers, slices, left);
         spin.learn(start.elapsed());
@@ -151,9 +202,35 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
         })
     }
 
+    /// The mutex is free, and another is to be next: waits for that one to take it, for a few milliseconds and no more.
+    fn wait_for_claimant(&self, me: Owner, limit: Duration) -> Waited {
+        let holder = self.claim.holder(&self.memory);
+        if holder.is_none() {
+            return Waited::Ready;
+        }
+        let woken = self.memory.sleep(self.at + CLAIM, holder.word() as u32, PATIENCE.min(limit));
+        if woken == Woken::TimedOut && self.claim.holder(&self.memory) == holder {
+            self.claim.revoke(&self.memory, &self.peers, me, self.word() == 0);
+        }
+        if woken == Woken::Interrupted { Waited::Interrupted } else { Waited::Ready }
+    }
+
     /// The caller gives up: a wake-up it may have swallowed goes to the next one.
-    pub fn leave(&self, slices: &Slices) {
+    pub fn leave(&self, me: Owner, slices: &Slices) {
         if slices.slept {
+            self.claim.give_up(&self.memory, me);
+            self.pass_on();
+        }
+    }
+
+    /// Claims the mutex for one that has waited long.
+    pub fn claim(&self, me: Owner) {
+        self.claim.take(&self.memory, me);
+    }
+
+    /// One that has claimed it does not want it any more, or has it.
+    pub fn give_up(&self, me: Owner) {
+        if self.claim.give_up(&self.memory, me) && self.word() == 0 {
             self.pass_on();
         }
     }
@@ -161,7 +238,8 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
     /// A wake-up that was not used goes to the next one.
     pub fn pass_on(&self) {
         self.lock.pass_on(&self.memory);
-        if self.may_go_on() {
+        let word = self.word();
+        if word == 0 || word & (POISONED | RECOVERING) == POISONED {
             self.bells.notify(&self.memory);
         }
     }
@@ -187,9 +265,12 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
     }
 
     /// What a waiter does after each slice: takes the proof of life again, and looks whether the owner lives.
-    pub fn look_after(&self) -> Result<()> {
+    pub fn look_after(&self, me: Owner) -> Result<()> {
         self.peers.relock()?;
         self.check_owner();
+        if self.claim.revoke(&self.memory, &self.peers, me, self.word() == 0) {
+            self.pass_on();
+        }
         Ok(())
     }
 
@@ -245,10 +326,11 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
             }
             // Only the flag W can change under us.
             if self.memory.compare_exchange(self.at, word, to).is_ok() {
-                if word & FLAGS != 0 && to == 0 {
+                if word & FLAGS != 0 && to == 0 && self.claim.holder(&self.memory).is_none() {
                     self.memory.wake(self.at, 1);
                     self.bells.notify(&self.memory);
                 } else if word & FLAGS != 0 {
+                    // Poisoned, which concerns all, or only one of them may go on.
                     self.memory.wake(self.at, u32::MAX >> 1);
                     self.bells.notify_all(&self.memory);
                 }

@@ -64,7 +64,7 @@ fn acquire(mutex: &Modelled, me: Owner) -> bool {
             Found::Acquired => return true,
             Found::Poisoned(death) => {
                 assert_eq!((death.owner, death.pid), (DEAD, DEAD.slot()));
-                mutex.leave(&slices);
+                mutex.leave(me, &slices);
                 return false;
             }
             Found::Held(_) => wait(mutex, &mut slices),
@@ -181,7 +181,7 @@ fn loom_mutex_a_sleeper_that_gives_up_takes_no_wake_up_along() {
         let leaving = thread::spawn(move || {
             let mut slices = Slices::default();
             wait(&leaver, &mut slices);
-            leaver.leave(&slices);
+            leaver.leave(process(2), &slices);
         });
         let sleeping = thread::spawn(move || turn(&sleeper, process(2)));
         barger.release(process(1)).expect("held");

@@ -102,17 +102,17 @@ fn take(mutex: &TestMutex, me: Owner, recover: bool, patience: u32) -> Got {
             match mutex.try_acquire(me, &slices) {
                 Found::Acquired => return Got::Mutex,
                 Found::Poisoned(death) => {
-                    mutex.leave(&slices);
+                    mutex.leave(me, &slices);
                     return Got::Died(named(death));
                 }
                 Found::Held(_) => {}
             }
         }
-        if mutex.wait(&mut slices, deadline, &spin).unwrap() == Waited::TimedOut && !mutex.check_owner() {
+        if mutex.wait(me, &mut slices, deadline, &spin).unwrap() == Waited::TimedOut && !mutex.check_owner() {
             break;
         }
     }
-    mutex.leave(&slices);
+    mutex.leave(me, &slices);
     Got::TimedOut
 }
 

@@ -57,6 +57,20 @@ pub const MUTEX: u32 = 2;
 pub const VALUE: u32 = 3;
 /// The shared memory's kind: the only one whose file goes on behind `total`, and may grow there.
 pub const SHARED_MEMORY: u32 = 4;
+/// The recursive mutex's kind.
+pub const RLOCK: u32 = 5;
+/// The semaphore's kind.
+pub const SEMAPHORE: u32 = 6;
+/// The bounded semaphore's kind.
+pub const BOUNDED_SEMAPHORE: u32 = 7;
+/// The read-write lock's kind.
+pub const RWLOCK: u32 = 8;
+/// The event's kind.
+pub const EVENT: u32 = 9;
+/// The condition's kind.
+pub const CONDITION: u32 = 10;
+/// The barrier's kind.
+pub const BARRIER: u32 = 11;
 
 /// The name of a kind for error texts.
 pub fn kind_name(kind: u32) -> String {
@@ -65,6 +79,13 @@ pub fn kind_name(kind: u32) -> String {
         MUTEX => "a mutex".to_owned(),
         VALUE => "a value".to_owned(),
         SHARED_MEMORY => "a shared memory".to_owned(),
+        RLOCK => "a recursive mutex".to_owned(),
+        SEMAPHORE => "a semaphore".to_owned(),
+        BOUNDED_SEMAPHORE => "a bounded semaphore".to_owned(),
+        RWLOCK => "a read-write lock".to_owned(),
+        EVENT => "an event".to_owned(),
+        CONDITION => "a condition".to_owned(),
+        BARRIER => "a barrier".to_owned(),
         other => format!("an object of unknown kind {other}"),
     }
 }

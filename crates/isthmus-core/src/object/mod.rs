@@ -13,7 +13,10 @@ mod remove;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use header::{BELL, BODY, CELLS, MUTEX, QUEUE, SHARED_MEMORY, VALUE, cell, kind_name};
+pub use header::{
+    BARRIER, BELL, BODY, BOUNDED_SEMAPHORE, CELLS, CONDITION, EVENT, MUTEX, QUEUE, RLOCK, RWLOCK, SEMAPHORE,
+    SHARED_MEMORY, VALUE, cell, kind_name,
+};
 pub use list::{Listing, inspect};
 pub use look::{Glimpse, User};
 

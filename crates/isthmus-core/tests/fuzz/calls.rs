@@ -288,15 +288,15 @@ pub(crate) fn use_mutex(
         2 => mutex.release(me)?,
         3 => mutex.release_poisoned(me)?,
         4 => drop(handle.try_recover(me, slices)),
-        5 => drop((mutex.check_owner(), mutex.may_go_on())),
+        5 => drop((mutex.check_owner(), mutex.may_go_on(me))),
         6 => {
             look_at(handle.session(), &[mutex.owner()]);
             drop(mutex.poisoned().map(|death| death.to_string()));
         }
         _ => {
             let time = Duration::from_millis(if patient { 3 } else { 0 });
-            handle.wait(slices, Some(Instant::now() + time))?;
-            mutex.leave(slices);
+            handle.wait(me, slices, Some(Instant::now() + time))?;
+            mutex.leave(me, slices);
         }
     }
     Ok(())

@@ -64,7 +64,7 @@ fn open_queue(scene: &Scene, chance: &mut Chance, tally: &mut Tally) -> Result<(
 }
 
 fn open_mutex(scene: &Scene, chance: &mut Chance, tally: &mut Tally) -> Result<()> {
-    let handle = MutexHandle::open(&scene.namespace, NAME, Mode::Open)?;
+    let handle = MutexHandle::open(&scene.namespace, NAME, Mode::Open, isthmus_core::mutex::handle::PLAIN)?;
     let mut slices = Slices::default();
     for _ in 0..6 {
         tally.note(use_mutex(&handle, &mut slices, false, chance));

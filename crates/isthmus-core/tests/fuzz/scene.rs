@@ -173,7 +173,8 @@ impl Scene {
         let scratch = Scratch::new();
         let namespace = scratch.open();
         let queue = QueueHandle::open(&namespace, "queue", Mode::Create, &attributes(shape)).unwrap();
-        let mutex = MutexHandle::open(&namespace, "mutex", Mode::Create).unwrap();
+        let mutex =
+            MutexHandle::open(&namespace, "mutex", Mode::Create, isthmus_core::mutex::handle::PLAIN).unwrap();
         let asked = value::Attributes { initial: Typed::Int(7), kind: None, persistent: Some(true) };
         let value = ValueHandle::open(&namespace, "value", Mode::Create, &asked).unwrap();
         // Positions begin somewhere, not at zero.

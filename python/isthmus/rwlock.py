@@ -1,0 +1,139 @@
+"""`RWLock`: many readers or one writer."""
+
+import os
+from types import TracebackType
+from typing import Any, Self
+
+from . import _core
+from ._errors import OwnerDied
+from ._sync import Opening
+
+__all__ = ["RWLock"]
+
+
+class RWLock:
+    """Many readers at a time, or one writer, between processes: `with lock.read:` and `with lock.write:`.
+
+    `RWLock(name)` opens the lock of that name, or creates it; `RWLock()` is anonymous: it reaches other processes by
+    fork and by pickling. `read` and `write` are locks with `acquire(timeout)` and `release()`; what they hold belongs
+    to the thread that took it.
+
+    Read shares of a process that was killed are given back within 100 ms. After the death of a writer both raise
+    `OwnerDied`, in every process, until somebody has repaired what the lock protects in `with lock.recover():`.
+    Neither readers nor writers starve: one that has waited for 5 ms is next. So a thread that reads already and
+    asks again may wait for a writer that waits for it: do not nest.
+    """
+
+    __slots__ = ("read", "write")
+
+    read: _core.Sync
+    """The lock for reading."""
+    write: _core.Sync
+    """The lock for writing."""
+
+    def __init__(self, name: str | None = None, *, namespace: str | os.PathLike[str] | None = None) -> None:
+        self._open(name, "open_or_create", namespace)
+
+    def _open(
+        self,
+        name: str | None,
+        mode: Opening,
+        namespace: str | os.PathLike[str] | None,
+        adopt: tuple[int, int, int] | None = None,
+    ) -> None:
+        self.write = _core.Sync("write", name, mode, None, 0, namespace, adopt)
+        self.read = self.write._as("read")
+
+    @classmethod
+    def _made(
+        cls,
+        name: str | None,
+        mode: Opening,
+        namespace: str | os.PathLike[str] | None,
+        adopt: tuple[int, int, int] | None = None,
+    ) -> Self:
+        lock = cls.__new__(cls)
+        lock._open(name, mode, namespace, adopt)
+        return lock
+
+    @classmethod
+    def create(cls, name: str, *, namespace: str | os.PathLike[str] | None = None) -> Self:
+        """Creates the lock; `FileExistsError` where the name is taken."""
+        return cls._made(name, "create", namespace)
+
+    @classmethod
+    def open(cls, name: str, *, namespace: str | os.PathLike[str] | None = None) -> Self:
+        """Opens a lock that exists; `FileNotFoundError` where there is none."""
+        return cls._made(name, "open", namespace)
+
+    def recover(self, timeout: float | None = None) -> "_Recovery":
+        """Takes the lock for repair: `with lock.recover() as death:`.
+
+        `death` is the `OwnerDied` to repair after, or None for a lock that is sound. Leaving the block normally makes it
+        sound and free; an exception, or being killed, leaves it poisoned. `Timeout` where others held it all the time.
+        """
+        return _Recovery(self.write, timeout)
+
+    def writer(self) -> int | None:
+        """Process id of the writer, None where nobody writes."""
+        return self.write._holders()[0]
+
+    def readers(self) -> list[int]:
+        """Process ids of the readers, once for each share."""
+        return self.write._holders()[1]
+
+    def close(self) -> None:
+        """Ends this handle; what is held stays held. Closing twice does nothing."""
+        self.write.close()
+
+    def unlink(self) -> None:
+        """Removes the name; those who have it open go on using it."""
+        self.write.unlink()
+
+    @property
+    def name(self) -> str | None:
+        """The name, or None for an anonymous lock."""
+        return self.write.name
+
+    @property
+    def closed(self) -> bool:
+        """True after `close()`."""
+        return self.write.closed
+
+    def __repr__(self) -> str:
+        what = "anonymous" if self.name is None else repr(self.name)
+        return f"<isthmus.{type(self).__name__} {what}{' (closed)' if self.closed else ''}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if self.closed:
+            from ._errors import ClosedError
+
+            raise ClosedError("this handle is closed: it cannot be pickled")
+        namespace, name, fd, nonce = self.write._place()
+        place = None if name is not None else (os.getpid(), fd, nonce)
+        return _reopen, (type(self), os.fspath(namespace), name, place)
+
+
+class _Recovery:
+    """What `RWLock.recover` gives: holds the lock between entering and leaving."""
+
+    __slots__ = ("_lock", "_timeout")
+
+    def __init__(self, lock: _core.Sync, timeout: float | None) -> None:
+        self._lock = lock
+        self._timeout = timeout
+
+    def __enter__(self) -> OwnerDied | None:
+        return self._lock._recover(self._timeout)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lock._recovered(kind is None)
+
+
+def _reopen(cls: type[RWLock], namespace: str, name: str | None, place: tuple[int, int, int] | None) -> Any:
+    return cls._made(name, "open", namespace, place)
