@@ -20,6 +20,7 @@ import time
 import traceback
 import warnings
 import zlib
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -400,3 +401,8 @@ def zygote() -> None:
                 os._exit(1)
             os._exit(run(*order))
         print(pid, flush=True)
+
+
+def report_blocked(connection: Connection) -> None:
+    """Says which signals this process blocks."""
+    connection.send({int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])})

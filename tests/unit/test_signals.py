@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -65,26 +66,26 @@ def gone(process: subprocess.Popen[bytes]) -> int:
 def test_every_kind_of_object_that_stands_for_a_process(spawn: Start) -> None:
     peer = spawn(WAITS)
     peer.expect("ready")
-    asked = [peer.pid, peer.process, psutil.Process(peer.pid), signals.ProcessHandle(peer.pid)]
+    asked: list[Any] = [peer.pid, peer.process, psutil.Process(peer.pid), signals.ProcessHandle(peer.pid)]
     for target in asked:
         signals.send(target, signal.SIGUSR1)
         peer.expect(f"got {int(signal.SIGUSR1)}")
-    asked[-1].close()  # type: ignore[union-attr]
+    asked[-1].close()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_processes_of_multiprocessing(method: str) -> None:
-    process = multiprocessing.get_context(method).Process(target=time.sleep, args=(1000,))
+    context: Any = multiprocessing.get_context(method)
+    process = context.Process(target=time.sleep, args=(1000,))
     with pytest.raises(ValueError, match="not started"):
         signals.send(process, signal.SIGTERM)
     process.start()
     handle = signals.ProcessHandle(process)
-    assert handle.pid == process.pid
-    assert handle.alive
+    assert (handle.pid, handle.alive) == (process.pid, True)
     signals.send(process, signal.SIGKILL)
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    with pytest.raises(ProcessLookupError, match="has ended|no process"):
+    with pytest.raises(ProcessLookupError, match=r"has ended|no process"):
         signals.send(process, signal.SIGTERM)
     assert not handle.alive
     handle.close()
@@ -123,12 +124,12 @@ def test_a_handle_says_what_it_is(sleeper: subprocess.Popen[bytes]) -> None:
 
 def test_handles_give_their_descriptors_back(sleeper: subprocess.Popen[bytes]) -> None:
     gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(50):
         signals.send(sleeper, signal.SIGCONT)
         signals.ProcessHandle(sleeper)
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_process_that_has_ended_is_not_there(sleeper: subprocess.Popen[bytes]) -> None:
@@ -141,8 +142,9 @@ def test_a_process_that_has_ended_is_not_there(sleeper: subprocess.Popen[bytes])
         with pytest.raises(ProcessLookupError, match=f"process {sleeper.pid} has ended"):
             signals.sigqueue(target, RT, 1)
     sleeper.wait()
-    for target in (handle, sleeper.pid, sleeper):
-        with pytest.raises(ProcessLookupError, match="has ended|there is no process"):
+    targets: list[Any] = [handle, sleeper.pid, sleeper]
+    for target in targets:
+        with pytest.raises(ProcessLookupError, match=r"has ended|there is no process"):
             signals.send(target, signal.SIGTERM)
     handle.close()
 
@@ -187,7 +189,7 @@ def test_the_next_process_of_the_number_is_never_hit() -> None:
         assert signals.terminate(first).status == -signal.SIGKILL  # how the first one ended
         assert not handle.alive
         assert second.poll() is None
-        assert process_state(pid) == "S"
+        assert process_state(pid) in ("R", "S")
     finally:
         gone(second)
         handle.close()
@@ -216,9 +218,9 @@ def test_what_is_no_process_is_refused() -> None:
 
 def test_a_thread_is_no_process() -> None:
     with isthmus.signals.on_signal(print, RT):  # has a thread
-        (other,) = {int(name) for name in os.listdir("/proc/self/task")} - {os.getpid()} or {0}
+        others = {int(path.name) for path in Path("/proc/self/task").iterdir()} - {os.getpid()}
         with pytest.raises(ProcessLookupError, match="no process"):
-            signals.send(other, signal.SIGTERM)
+            signals.send(others.pop(), signal.SIGTERM)
 
 
 def test_a_value_is_a_c_int(program: Program) -> None:
@@ -243,13 +245,18 @@ def test_the_limit_of_the_receiver_is_named(program: Program) -> None:
     status = Path("/proc/self/status").read_text()
     used = int(status.split("SigQ:")[1].split("/")[0])
     assert ask(program, "limit", used + 20) == "0"
-    sent = 0
-    with pytest.raises(isthmus.Full, match=r"RLIMIT_SIGPENDING \(ulimit -i\) is reached") as caught:
-        for sent in range(1000):
+    sent, caught = 0, ""
+    while not caught:
+        try:
             signals.sigqueue(program.pid, RT, sent)
+        except isthmus.Full as error:
+            caught = str(error)
+        else:
+            sent += 1
+    assert "RLIMIT_SIGPENDING (ulimit -i) is reached" in caught
     assert 0 < sent <= 20
-    assert f"{int(used + 20)} are queued" in str(caught.value)
-    assert f"SIGRTMIN cannot be queued for process {program.pid}" in str(caught.value)
+    assert f"{int(used + 20)} are queued" in caught
+    assert f"SIGRTMIN cannot be queued for process {program.pid}" in caught
     with pytest.raises(isthmus.Timeout):
         signals.sigqueue(program.pid, RT, sent, timeout=0.01)
     # A signal without a number goes through, but is not queued any more: it is said in the docs.
@@ -275,12 +282,9 @@ def test_a_sender_that_waits_for_room_hears_of_the_end(program: Program, how: st
     killer = f"import os, time; time.sleep(0.2); os.kill({program.pid}, 9)"
     if how != "killed":
         program.stop()
-    with (
-        subprocess.Popen([sys.executable, "-c", killer]),
-        pytest.raises(ProcessLookupError, match="has ended"),
-    ):
-        for number in range(100_000):
-            signals.sigqueue(program.process.pid, RT, number, timeout=None)
+    with subprocess.Popen([sys.executable, "-c", killer]):
+        with pytest.raises(ProcessLookupError, match="has ended"):
+            signals.sigqueue(program.pid, RT, 1, timeout=None)
 
 
 # --------------------------------------------------------------------------------------------- groups
@@ -304,7 +308,7 @@ def test_a_group_gets_it_all(spawn: Start) -> None:
         with pytest.raises(ProcessLookupError):
             handle.send(signal.SIGTERM)
         handle.sigqueue(signal.SIGTERM, 7, group=True)
-        wait_until(lambda: all(process_state(pid) in "Z" for pid in pids), "the group to end")
+        wait_until(lambda: all(process_state(pid) in ("", "Z") for pid in pids), "the group to end")
         handle.close()
 
 
@@ -315,7 +319,7 @@ def test_a_group_whose_leader_is_gone_is_reached_by_number() -> None:
         pid = int(leader.stdout.readline())
         leader.wait()
         signals.send(leader.pid, signal.SIGTERM, group=True)
-        wait_until(lambda: process_state(pid) in "Z", "the rest of the group to end")
+        wait_until(lambda: process_state(pid) in ("", "Z"), "the rest of the group to end")
         with pytest.raises(ProcessLookupError):
             signals.sigqueue(leader.pid, RT, 1, group=True)
 

@@ -122,10 +122,10 @@ class Receiver:
         Unlike in a signal handler the callback may do anything: it interrupts nobody. What it raises goes
         to `threading.excepthook`, and the next signal to the callback.
         """
-        if self._caller is not None:
-            raise RuntimeError("this receiver has a callback already")
         if self._closed:
             raise ClosedError("this receiver is closed")
+        if self._caller is not None:
+            raise RuntimeError("this receiver has a callback already")
         self._caller = threading.Thread(
             target=self._call, args=(callback,), name="isthmus-signals", daemon=True
         )

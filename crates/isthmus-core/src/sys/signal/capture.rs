@@ -27,6 +27,12 @@ const SETTLE: i32 = -0x4953;
 /// How long [`settle`] waits for threads that do not run, because they are stopped by a debugger, say.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a thread may take to start. Some block everything for ever (those of io_uring).
+const STARTS: Duration = Duration::from_millis(20);
+
+/// What only the C library itself can block: its two internal signals.
+const STARTING: Set = 0b11 << 31;
+
 const SIGNALS: usize = LAST as usize + 1;
 
 static CAPTURED: AtomicU64 = AtomicU64::new(0);
@@ -148,25 +154,32 @@ fn blocked(tid: i32) -> Option<Set> {
     Set::from_str_radix(&field("SigBlk:")?, 16).ok()
 }
 
-/// Other threads that take a signal of `set`, and one such signal.
-fn unsettled(set: Set) -> Vec<(i32, i32)> {
+/// Other threads that take a signal of `set`, and one such signal; and whether any is just being started.
+fn unsettled(set: Set) -> (Vec<(i32, i32)>, bool) {
     let own = proc::thread_id() as i32;
-    let Ok(entries) = std::fs::read_dir("/proc/self/task") else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/proc/self/task") else { return (Vec::new(), false) };
     let tids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    tids.filter(|&tid| tid != own)
-        .filter_map(|tid| Some((tid, numbers(set & !blocked(tid)?).next()?)))
-        .collect()
+    let (mut left, mut starting) = (Vec::new(), false);
+    for tid in tids.filter(|&tid: &i32| tid != own) {
+        let Some(blocked) = blocked(tid) else { continue };
+        // The C library starts threads with everything blocked, its own two signals included, and then
+        // gives them the mask that their creator had.
+        starting |= blocked & STARTING == STARTING;
+        left.extend(numbers(set & !blocked).next().map(|signal| (tid, signal)));
+    }
+    (left, starting)
 }
 
 /// Makes every other thread block the captured signals `set`; returns how many do not yet, after a second.
 /// Those do at the first signal that hits them.
 pub fn settle(set: Set) -> usize {
-    let end = Instant::now() + PATIENCE;
+    let (soon, end) = (Instant::now() + STARTS, Instant::now() + PATIENCE);
     let pid = proc::id() as i32;
     loop {
         // Again and again: a thread that was not settled may have started another meanwhile.
-        let left = unsettled(set);
-        if left.is_empty() || Instant::now() >= end {
+        let (left, starting) = unsettled(set);
+        let now = Instant::now();
+        if (left.is_empty() && !(starting && now < soon)) || now >= end {
             return left.len();
         }
         for (tid, signal) in left {
