@@ -73,7 +73,8 @@ class Inspection(NamedTuple):
     layout: dict[str, Any]
     """How its memory is divided, in bytes; of a queue."""
     state: dict[str, Any]
-    """What it holds now: of a queue depth, leased, dead …, of a mutex its owner, of a value the number."""
+    """What it holds now: of a queue depth, leased, dead …, of a mutex its owner, of a value the number, of a
+    shared memory the bytes of its content."""
     messages: list[PeekedMessage]
     """Of a queue: those that consumers get next, in this order, then all on lease, then all that are dead."""
 

@@ -142,7 +142,10 @@ class FileSegment:
         return b""
 
     def map(self, length: int, writable: bool) -> _core.Mapping:
-        """The first `length` bytes, mapped."""
+        """The first `length` bytes, mapped; reserved, if they can be written to."""
+        if writable and self.descriptor.stat().st_blocks * 512 < length:
+            # Made long by ftruncate, which reserves nothing: now, instead of a SIGBUS later.
+            self.reserve(0, length)
         return _core.Mapping(self.descriptor.fd, 0, length, "write" if writable else "read")
 
     def grow(self, size: int) -> None:
@@ -192,8 +195,10 @@ class AnonymousSegment(FileSegment):
 
     @classmethod
     def of(cls, fd: int) -> Self:
-        """Takes over a descriptor."""
+        """Takes over a descriptor; `ValueError` where there is no memory behind it."""
         self = cls(fd, None, "anonymous memory")
+        if not stat.S_ISREG(self.descriptor.stat().st_mode):
+            raise ValueError(f"descriptor {fd} is that of a socket, a pipe or a device, and not of memory")
         self.page = 0
         with suppress(OSError):
             block = os.fstatvfs(fd).f_bsize

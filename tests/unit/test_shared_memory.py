@@ -293,6 +293,10 @@ def test_objects_and_ls_show_it() -> None:
         assert (found.name, found.kind, found.capacity, found.size) == ("m", "memory", 3000, CONTENT + 3000)
         assert [pid for pid, _ in found.attached] == [os.getpid()]
         assert (found.problem, found.depth, found.value) == (None, None, None)
+        seen = isthmus.inspect("m")
+        assert (seen.kind, seen.state, seen.attributes) == ("memory", {"size": 3000}, {})
+    with isthmus.SharedArray("a", (3, 4), "f4"):
+        assert isthmus.inspect("a").attributes == {"array": "('<f4', (3, 4))"}
 
 
 def test_what_was_cut_or_written_by_a_stranger_is_refused(namespace: Path) -> None:
@@ -317,7 +321,11 @@ def test_what_was_cut_or_written_by_a_stranger_is_refused(namespace: Path) -> No
         for make in (isthmus.SharedMemory, isthmus.SharedMemory.open):
             with pytest.raises((isthmus.IncompatibleError, isthmus.CorruptError), match=word):
                 make("m")
-        assert len(isthmus.objects()) == 1
+        (found,) = isthmus.objects()
+        if word != "begins":
+            assert found.problem
+            assert word in found.problem
+            assert isthmus.inspect("m").problem == found.problem
     path.write_bytes(sound + bytes(5000))  # longer: somebody was killed while it grew
     with isthmus.SharedMemory.open("m") as memory:
         assert (memory.size, memory[9999]) == (10_000, 1)

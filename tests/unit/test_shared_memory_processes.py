@@ -214,7 +214,16 @@ def test_a_descriptor_from_another_program_is_memory_too() -> None:
         with pytest.raises(TypeError, match="read-only"):
             memory[0] = 1
     os.close(only)
+    with isthmus.SharedMemory.from_fd(fd) as memory:
+        os.ftruncate(fd, 1 << 20)
+        memory.view()
+        assert os.fstat(fd).st_blocks * 512 >= 1 << 20, "ftruncate reserves nothing, we do"
     os.close(fd)
+    reading, writing = os.pipe()
+    with pytest.raises(ValueError, match="pipe"):
+        isthmus.SharedMemory.from_fd(reading)
+    os.close(reading)
+    os.close(writing)
 
 
 def test_descriptors_closed_by_somebody_else_harm_no_other_file(tmp_path: Path) -> None:

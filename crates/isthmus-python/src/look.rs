@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use isthmus_core::error::Error;
 use isthmus_core::mutex::{self, Mutex};
 use isthmus_core::namespace::Namespace;
-use isthmus_core::object::{BODY, Glimpse, MUTEX, QUEUE, User, VALUE};
+use isthmus_core::object::{BODY, Glimpse, MUTEX, QUEUE, SHARED_MEMORY, User, VALUE};
 use isthmus_core::owner::Owner;
 use isthmus_core::queue::handle::{CONSUMER, PRODUCER};
 use isthmus_core::queue::overview::Overview;
@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 
 use crate::errors::OrRaise;
-use crate::objects::{kind, unknown};
+use crate::objects::{content, kind, unknown};
 
 /// (process id, command, user id, roles, handles, event loops, threads that wait to put, and to get)
 type Attached = (u32, String, u32, Vec<&'static str>, u64, u64, u64, u64);
@@ -73,6 +73,15 @@ pub(crate) fn look<'py>(
                     state.set_item("value", number)
                 }
                 None => Err(crate::errors::convert(py, Error::Corrupt("its header is damaged".to_owned()))),
+            },
+            SHARED_MEMORY => match content(&space, found, &mut problem) {
+                Some(content) => {
+                    if !content.description.is_empty() {
+                        attributes.set_item("array", String::from_utf8_lossy(&content.description))?;
+                    }
+                    state.set_item("size", content.size)
+                }
+                None => Ok(()),
             },
             _ => Ok(()),
         };

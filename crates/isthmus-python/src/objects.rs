@@ -40,6 +40,21 @@ pub(crate) fn unknown(found: &Listing) -> Option<String> {
         .then(|| format!("layout version {}; this version of isthmus has {known}", found.version))
 }
 
+/// What a sound shared memory has in it; where it turns out not to be sound, says so in `problem`.
+pub(crate) fn content(
+    space: &Namespace,
+    found: &Listing,
+    problem: &mut Option<String>,
+) -> Option<memory::Content> {
+    if found.kind != SHARED_MEMORY || problem.is_some() {
+        return None;
+    }
+    memory::peek(space, found).unwrap_or_else(|error| {
+        *problem = Some(error.to_string());
+        None
+    })
+}
+
 pub(crate) fn kind(number: u32) -> &'static str {
     match number {
         QUEUE => "queue",
@@ -56,13 +71,9 @@ pub(crate) fn kind(number: u32) -> &'static str {
 pub(crate) fn objects(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<Vec<Row>> {
     let space = Namespace::open_as_found(namespace_.as_deref()).or_raise(py)?;
     let rows = inspect(&space).or_raise(py)?.into_iter().map(|found| {
-        let problem = found.problem.clone().or_else(|| unknown(&found));
+        let mut problem = found.problem.clone().or_else(|| unknown(&found));
         let numbers = if found.kind == QUEUE && problem.is_none() { peek(&space, &found) } else { None };
-        let content = if found.kind == SHARED_MEMORY && problem.is_none() {
-            memory::peek(&space, &found)
-        } else {
-            None
-        };
+        let content = content(&space, &found, &mut problem);
         let number =
             if found.kind == VALUE && problem.is_none() { value::peek(&space, &found) } else { None };
         let mut attached: Vec<_> = found.attached.into_iter().map(|info| (info.pid, info.command)).collect();
@@ -75,7 +86,7 @@ pub(crate) fn objects(py: Python<'_>, namespace_: Option<PathBuf>) -> PyResult<V
             found.created_ns as f64 / 1e9,
             found.persistent,
             numbers.map(|(depth, _)| depth),
-            numbers.map(|(_, capacity)| capacity).or(content),
+            numbers.map(|(_, capacity)| capacity).or(content.map(|content| content.size)),
             attached,
             problem,
             number.map(|number| crate::value::python(py, number).unbind()),

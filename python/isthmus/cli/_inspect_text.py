@@ -36,6 +36,9 @@ def _parts(shown: Told) -> Iterator[tuple[str, list[str]]]:
         yield from _queue(shown)
     elif shown["kind"] == "mutex" and shown["state"]:
         yield "state", [_mutex(shown["state"])]
+    elif shown["kind"] == "memory" and shown["state"]:
+        array = shown["attributes"].get("array")
+        yield "content", [size(shown["state"]["size"]) + (f", array {array}" if array else "")]
     elif "value" in shown["state"]:
         yield "value", [f"{shown['state']['value']} ({shown['attributes']['type']})"]
 

@@ -125,13 +125,8 @@ impl SharedMemoryHandle {
     pub fn size(&self) -> Result<u64> {
         self.session.me()?;
         let size = self.extent.size();
-        let file = self.session.object().file().stat()?.size;
-        if size > SIZE_MAX || CONTENT + size > file {
-            return Err(Error::Incompatible(format!(
-                "{} is truncated: {size} bytes of content from {CONTENT} on, and the file has {file}",
-                self.session.object().name().unwrap_or("the shared memory")
-            )));
-        }
+        let object = self.session.object();
+        check(size, object.file().stat()?.size, object.name().unwrap_or("the shared memory"))?;
         Ok(size)
     }
 
@@ -188,10 +183,38 @@ impl SharedMemoryHandle {
     }
 }
 
-/// The size of a named shared memory that is only looked at: nothing stays open, nobody is disturbed.
-pub fn peek(namespace: &Namespace, listing: &Listing) -> Option<u64> {
-    let file = file::open_at(namespace.directory(), &listing.name, false).ok()??;
-    let mut word = [0; 8];
-    let got = file::read_at(&file, &mut word, (BODY + SIZE) as u64).ok()?;
-    (listing.version == VERSION && got == word.len()).then(|| u64::from_le_bytes(word))
+/// What a shared memory has to show from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// Bytes of content.
+    pub size: u64,
+    /// What was said of it when it was created.
+    pub description: Vec<u8>,
+}
+
+/// The content of a named shared memory that is only looked at: nothing stays open, nobody is disturbed. `None`
+/// where it is gone, [`Error::Incompatible`] where it was cut.
+pub fn peek(namespace: &Namespace, listing: &Listing) -> Result<Option<Content>> {
+    let Some(file) = file::open_at(namespace.directory(), &listing.name, false)? else { return Ok(None) };
+    let mut page = vec![0; PAGE];
+    let got = file::read_at(&file, &mut page, BODY as u64)?;
+    let word = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap_or_default());
+    let (size, length) = (word(SIZE), word(LENGTH));
+    // Asked after the size was read: a file only becomes longer.
+    check(size, file.stat()?.size, &listing.name)?;
+    if got < PAGE || length > DESCRIPTION_MAX as u64 {
+        return Err(Error::Corrupt(format!("a description of {length} bytes, {DESCRIPTION_MAX} at most")));
+    }
+    let description = page[DESCRIPTION..DESCRIPTION + length as usize].to_vec();
+    Ok(Some(Content { size, description }))
+}
+
+/// Refuses a size without ground under it.
+fn check(size: u64, file: u64, name: &str) -> Result<()> {
+    if size <= SIZE_MAX && CONTENT + size <= file {
+        return Ok(());
+    }
+    Err(Error::Incompatible(format!(
+        "{name} is truncated: {size} bytes of content from {CONTENT} on, and the file has {file}"
+    )))
 }
