@@ -162,7 +162,8 @@ for name in entries():
     path = os.path.join(here, name)
     for flags in (os.O_RDONLY, os.O_WRONLY | os.O_NONBLOCK, os.O_RDWR, os.O_RDWR | os.O_TRUNC):
         denied(lambda: os.open(path, flags))
-    denied(lambda: os.truncate(path, 0))
+    if not name.startswith(".bell-"):
+        denied(lambda: os.truncate(path, 0))
     denied(lambda: os.unlink(path))
     denied(lambda: os.rename(path, path + ".x"))
     denied(lambda: os.chmod(path, 0o666))
