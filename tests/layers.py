@@ -13,6 +13,10 @@ PYTHON_LAYERS: list[set[str]] = [
     {"aio"},  # the same, awaited
     {"_select"},  # waits for several of them
     {"queue", "topic", "service", "table"},  # patterns
+    {"lockset"},  # several of the locks below
+    {"condition", "rlock"},  # on a mutex
+    {"barrier", "event", "rwlock", "semaphore"},
+    {"_sync"},  # what these have in common
     {"shm", "posix_mq", "socket", "nats"},  # mechanisms behind the patterns
     # what messages are, and parts of a queue's interface
     {"_arrays", "_dead"},
@@ -35,7 +39,6 @@ PYTHON_LAYERS: list[set[str]] = [
         "named_semaphore",
         "shared_memory",
         "signals",
-        "sync",
         "sysv",
         "value",
     },

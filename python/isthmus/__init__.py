@@ -52,21 +52,22 @@ from .queue import Queue, QueueStats
 from .value import Value
 
 if _TYPE_CHECKING:
-    from .barrier import Barrier
-    from .condition import Condition
-    from .event import Event
-    from .rlock import RLock
-    from .rwlock import RWLock
-    from .semaphore import BoundedSemaphore, Semaphore
     from ._fifo_calls import FifoClient, FifoRequest, FifoServer
     from ._inspect import Attachment, Inspection, PeekedMessage, inspect
     from ._pipeline import Pipeline, StageProgress, pipeline
     from ._select import Writable, select
+    from .barrier import Barrier
+    from .condition import Condition
+    from .event import Event
     from .fifo import Fifo, FifoReader, FifoWriter
+    from .lockset import LockSet
     from .mapped_file import MappedFile, RangeLock
     from .named_semaphore import NamedSemaphore, NamedSemaphoreInfo
     from .pipe import Pipe, PipeEnd, PipeReader, PipeWriter
     from .posix_mq import PosixQueue, PosixQueueInfo, PosixQueueStats
+    from .rlock import RLock
+    from .rwlock import RWLock
+    from .semaphore import BoundedSemaphore, Semaphore
     from .shared_array import SharedArray
     from .shared_memory import SharedMemory
 
@@ -74,6 +75,7 @@ _LATER = {
     "barrier": ("Barrier",),
     "condition": ("Condition",),
     "event": ("Event",),
+    "lockset": ("LockSet",),
     "rlock": ("RLock",),
     "rwlock": ("RWLock",),
     "semaphore": ("BoundedSemaphore", "Semaphore"),
@@ -120,6 +122,7 @@ __all__ = [
     "InvalidMessage",
     "IsthmusError",
     "Lease",
+    "LockSet",
     "MappedFile",
     "Mutex",
     "NamedSemaphore",

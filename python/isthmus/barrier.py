@@ -13,8 +13,8 @@ __all__ = ["Barrier"]
 class Barrier(Named):
     """A place where so many processes or threads wait for each other: `wait` returns when all have come.
 
-    `Barrier(name, parties)` opens the barrier of that name, or creates it; `Barrier(parties=n)` is anonymous: it
-    reaches other processes by fork and by pickling. It opens again and again.
+    `Barrier(name, parties)` opens the barrier of that name, or creates it; `Barrier(parties=n)` is anonymous:
+    it reaches other processes by fork and by pickling. It opens again and again.
 
     A waiter that is killed, gives up (`timeout`), or calls `abort` breaks the barrier: the others get
     `BrokenBarrierError` at once (within 100 ms after a kill), and so does everyone until `reset`.
@@ -35,7 +35,7 @@ class Barrier(Named):
         *,
         namespace: str | os.PathLike[str] | None = None,
     ) -> Self:
-        return cls._with(cls._made(name, "open_or_create", parties, namespace), action)
+        return cls._made(name, "open_or_create", parties, namespace)._with(action)
 
     @classmethod
     def create(
@@ -47,18 +47,18 @@ class Barrier(Named):
         namespace: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Creates the barrier; `FileExistsError` where the name is taken."""
-        return cls._with(cls._made(name, "create", parties, namespace), action)
+        return cls._made(name, "create", parties, namespace)._with(action)
 
-    @staticmethod
-    def _with(barrier: "Self", action: Callable[[], object] | None) -> "Self":
-        barrier._action = action
-        return barrier
+    def _with(self, action: Callable[[], object] | None) -> Self:
+        self._action = action
+        return self
 
     def wait(self, timeout: float | None = None) -> int:
         """Waits until all have come; a number from 0 to `parties - 1`, another for each.
 
-        One of them, the last to come, runs the `action` first, if its handle has one; should that raise, the barrier
-        breaks. `BrokenBarrierError` where it is or gets broken, or `timeout` seconds go by, which breaks it.
+        One of them, the last to come, runs the `action` first, if its handle has one; should that raise, the
+        barrier breaks. `BrokenBarrierError` where it is or gets broken, or `timeout` seconds go by, which
+        breaks it.
         """
         arrival = self._arrive()
         if arrival is None:
@@ -79,17 +79,17 @@ class Barrier(Named):
             raise BrokenBarrierError(f"the others did not come within {timeout} seconds")
         raise BrokenBarrierError("one who waited was killed or gave up, or the barrier was reset")
 
-    def _finish(self, arrival: tuple[int, int, int, bool]) -> int:
+    def _finish(self, arrival: tuple[int, int, int, bool], context: int | None = None) -> int:
         action = getattr(self, "_action", None)
         try:
             if action is not None:
                 action()
-            opened = self._open(arrival)
+            opened = self._open(arrival, context=context)
         except BaseException:
             self.abort()
-            self._outcome(arrival)
+            self._outcome(arrival, context=context)
             raise
-        self._outcome(arrival)
+        self._outcome(arrival, context=context)
         if not opened:
             raise BrokenBarrierError("one who waited was killed or gave up, or the barrier was reset")
         return arrival[0]

@@ -25,13 +25,14 @@ class _Lock(Mutex):
 class Condition:
     """Waiting for something to change under a lock, between processes.
 
-    `Condition(name)` opens the condition of that name, or creates it, with a recursive lock of its own; `Condition()`
-    is anonymous: it reaches other processes by fork and by pickling. `Condition(name, lock=mutex)` waits under
-    a `Mutex` or `RLock` of yours, which all who use the condition must give.
+    `Condition(name)` opens the condition of that name, or creates it, with a recursive lock of its own;
+    `Condition()` is anonymous: it reaches other processes by fork and by pickling. `Condition(name,
+    lock=mutex)` waits under a `Mutex` or `RLock` of yours, which all who use the condition must give.
 
-    `notify(n)` is exact: that many of those who wait go on, the longest waiting first. A notification that a killed
-    waiter had not used goes to the next one within 100 ms. The owner's death while it holds the lock is as with
-    `Mutex`: `wait` and `acquire` raise `OwnerDied` until somebody has repaired, `with condition.lock.recover():`.
+    `notify(n)` is exact: that many of those who wait go on, the longest waiting first. A notification that a
+    killed waiter had not used goes to the next one within 100 ms. The owner's death while it holds the lock
+    is as with `Mutex`: `wait` and `acquire` raise `OwnerDied` until somebody has repaired, `with
+    condition.lock.recover():`.
     """
 
     __slots__ = ("_cells", "lock")
@@ -116,10 +117,10 @@ class Condition:
         self.lock.__exit__(kind, error, traceback)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Lets go of the lock, waits to be notified, and takes the lock again; False when `timeout` seconds went by.
+        """Lets go of the lock, waits to be notified, takes it again; False when `timeout` seconds went by.
 
-        The caller must hold the lock (`NotOwnerError`). Where it cannot be taken again because its owner died,
-        `OwnerDied` is raised with the lock *not* held.
+        The caller must hold the lock (`NotOwnerError`). Where it cannot be taken again because its owner
+        died, `OwnerDied` is raised with the lock *not* held.
         """
         cells = self._cells
         self._check_held()

@@ -11,9 +11,9 @@ __all__ = ["Event"]
 class Event(Named):
     """A flag between processes: `wait` until somebody has `set` it.
 
-    `Event(name)` opens the event of that name, or creates it, not set. `Event()` is anonymous: it reaches other
-    processes by fork and by pickling. The flag stays when who set it dies, and a waiter that sleeps through `set`
-    and `clear` still learns of it.
+    `Event(name)` opens the event of that name, or creates it, not set. `Event()` is anonymous: it reaches
+    other processes by fork and by pickling. The flag stays when who set it dies, and a waiter that sleeps
+    through `set` and `clear` still learns of it.
     """
 
     __slots__ = ()
@@ -39,5 +39,5 @@ class Event(Named):
         self._set(False)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until it is set, or was set since; False when `timeout` seconds went by (None waits, 0 looks)."""
+        """Waits until it is or was set since; False when `timeout` seconds went by (None waits, 0 looks)."""
         return self._wait("set", self._generation(), timeout)

@@ -10,8 +10,8 @@ __all__ = ["RLock"]
 class RLock(Mutex):
     """A mutex that its owner may take again; it is free when it was released as often.
 
-    All else is as with `Mutex`: by name or anonymous, owned by a thread, and `OwnerDied` after its owner's death until
-    somebody has repaired what it protects in `with rlock.recover():`.
+    All else is as with `Mutex`: by name or anonymous, owned by a thread, and `OwnerDied` after its owner's
+    death until somebody has repaired what it protects in `with rlock.recover():`.
     """
 
     __slots__ = ()

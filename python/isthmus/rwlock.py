@@ -14,14 +14,14 @@ __all__ = ["RWLock"]
 class RWLock:
     """Many readers at a time, or one writer, between processes: `with lock.read:` and `with lock.write:`.
 
-    `RWLock(name)` opens the lock of that name, or creates it; `RWLock()` is anonymous: it reaches other processes by
-    fork and by pickling. `read` and `write` are locks with `acquire(timeout)` and `release()`; what they hold belongs
-    to the thread that took it.
+    `RWLock(name)` opens the lock of that name, or creates it; `RWLock()` is anonymous: it reaches other
+    processes by fork and by pickling. `read` and `write` are locks with `acquire(timeout)` and `release()`;
+    what they hold belongs to the thread that took it.
 
-    Read shares of a process that was killed are given back within 100 ms. After the death of a writer both raise
-    `OwnerDied`, in every process, until somebody has repaired what the lock protects in `with lock.recover():`.
-    Neither readers nor writers starve: one that has waited for 5 ms is next. So a thread that reads already and
-    asks again may wait for a writer that waits for it: do not nest.
+    Read shares of a process that was killed are given back within 100 ms. After the death of a writer both
+    raise `OwnerDied`, in every process, until somebody has repaired what the lock protects in `with
+    lock.recover():`. Neither readers nor writers starve: one that has waited for 5 ms is next. So a thread
+    that reads already and asks again may wait for a writer that waits for it: do not nest.
     """
 
     __slots__ = ("read", "write")
@@ -69,8 +69,9 @@ class RWLock:
     def recover(self, timeout: float | None = None) -> "_Recovery":
         """Takes the lock for repair: `with lock.recover() as death:`.
 
-        `death` is the `OwnerDied` to repair after, or None for a lock that is sound. Leaving the block normally makes it
-        sound and free; an exception, or being killed, leaves it poisoned. `Timeout` where others held it all the time.
+        `death` is the `OwnerDied` to repair after, or None for a lock that is sound. Leaving the block
+        normally makes it sound and free; an exception, or being killed, leaves it poisoned. `Timeout` where
+        others held it all the time.
         """
         return _Recovery(self.write, timeout)
 

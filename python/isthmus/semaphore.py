@@ -11,11 +11,13 @@ __all__ = ["BoundedSemaphore", "Semaphore"]
 class Semaphore(Named):
     """A counter between processes that nobody takes below zero: `acquire` waits, `release` gives.
 
-    `Semaphore(name, value)` opens the semaphore of that name, or creates it with this value (1); what exists keeps the
-    value it has. `Semaphore(value=n)` is anonymous: it reaches other processes by fork and by pickling.
+    `Semaphore(name, value)` opens the semaphore of that name, or creates it with this value (1); what exists
+    keeps the value it has. `Semaphore(value=n)` is anonymous: it reaches other processes by fork and by
+    pickling.
 
-    Permits belong to nobody: one may take them and another give them, as producers and consumers do, so a process
-    that dies takes those it had along. Where permits are to come back from the dead, use `BoundedSemaphore`.
+    Permits belong to nobody: one may take them and another give them, as producers and consumers do, so a
+    process that dies takes those it had along. Where permits are to come back from the dead, use
+    `BoundedSemaphore`.
     """
 
     __slots__ = ()
@@ -53,8 +55,9 @@ class BoundedSemaphore(Named):
     `BoundedSemaphore(name, value)` opens the semaphore of that name, or creates it with so many permits (1);
     another number than it has is an `IncompatibleError`. `BoundedSemaphore(value=n)` is anonymous.
 
-    `release` gives back a permit of this process, whichever thread took it: `NotOwnerError` (also a `ValueError`, as
-    of `threading`) where it has none. Permits of a process that was killed are free for others within 100 ms.
+    `release` gives back a permit of this process, whichever thread took it: `NotOwnerError` (also a
+    `ValueError`, as of `threading`) where it has none. Permits of a process that was killed are free for
+    others within 100 ms.
     """
 
     __slots__ = ()

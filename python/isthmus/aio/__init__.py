@@ -13,18 +13,30 @@ from .select import select
 
 if _TYPE_CHECKING:
     from ._pipeline import Pipeline, pipeline
+    from .barrier import Barrier
+    from .condition import Condition
+    from .event import Event
     from .fifo import Fifo, FifoClient, FifoReader, FifoRequest, FifoServer, FifoWriter
+    from .lockset import LockSet
+    from .mutex import RLock
     from .named_semaphore import NamedSemaphore
     from .pipe import Pipe, PipeEnd, PipeReader, PipeWriter
     from .posix_mq import PosixQueue
+    from .rwlock import RWLock
+    from .semaphore import BoundedSemaphore, Semaphore
 
 _LATER = {
+    "Barrier": "barrier",
+    "BoundedSemaphore": "semaphore",
+    "Condition": "condition",
+    "Event": "event",
     "Fifo": "fifo",
     "FifoClient": "fifo",
     "FifoReader": "fifo",
     "FifoRequest": "fifo",
     "FifoServer": "fifo",
     "FifoWriter": "fifo",
+    "LockSet": "lockset",
     "NamedSemaphore": "named_semaphore",
     "Pipe": "pipe",
     "PipeEnd": "pipe",
@@ -32,17 +44,25 @@ _LATER = {
     "PipeWriter": "pipe",
     "Pipeline": "_pipeline",
     "PosixQueue": "posix_mq",
+    "RLock": "mutex",
+    "RWLock": "rwlock",
+    "Semaphore": "semaphore",
     "pipeline": "_pipeline",
 }
 """Names by the module that has them, imported when one is asked for."""
 
 __all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "Condition",
+    "Event",
     "Fifo",
     "FifoClient",
     "FifoReader",
     "FifoRequest",
     "FifoServer",
     "FifoWriter",
+    "LockSet",
     "Mutex",
     "NamedSemaphore",
     "Pipe",
@@ -52,6 +72,9 @@ __all__ = [
     "Pipeline",
     "PosixQueue",
     "Queue",
+    "RLock",
+    "RWLock",
+    "Semaphore",
     "pipeline",
     "select",
 ]

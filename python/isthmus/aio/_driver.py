@@ -35,6 +35,9 @@ _SPIN_MAX_NS = 100_000
 _SPIN_MIN_NS = 2_000
 _ONE_CPU = os.cpu_count() == 1
 
+# As in claim.rs, in seconds.
+_PATIENCE = 0.005
+
 TURN = 64
 """What never has to wait would never let the loop run. So every so many calls of an object do so, once."""
 
@@ -392,6 +395,11 @@ async def settle(
     driver = Driver.of(loop)
     deadline = None if timeout is None else loop.time() + timeout
     waiter = Waiter(make(on))
+    since = loop.time()
+    # Who waits for locks is on record, for those who look for deadlocks.
+    first = waiter.wait
+    record = first.record(timeout is not None)
+    claimed = False
     try:
         while await driver.wait(waiter, deadline):
             # Nothing is awaited from here on where it goes through: what was taken cannot be lost.
@@ -400,8 +408,16 @@ async def settle(
             except WouldBlock as blocked:
                 on = blocked.on
             driver.moved(waiter, make(on))
+            if not claimed and loop.time() - since > _PATIENCE:
+                # Others were faster again and again: they are not from now on.
+                claimed = True
+                waiter.wait.claim()
     finally:
         driver.done(waiter)
+        if claimed:
+            waiter.wait.give_up()
+        if record is not None:
+            first.unrecord(record)
     return call(LAST)
 
 

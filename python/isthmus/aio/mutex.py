@@ -1,9 +1,6 @@
 """`aio.Mutex`: a mutex from asyncio, owned by a task."""
 
-import asyncio
-import itertools
 import os
-import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,29 +9,14 @@ from isthmus import _core
 from isthmus._core import ASK
 from isthmus._errors import DeadlockError, OwnerDied, WouldBlock
 from isthmus.mutex import Mutex as SyncMutex
+from isthmus.rlock import RLock as SyncRLock
 
 from ._driver import TURN, check, checkpoint, settle
+from ._tasks import context
 
-__all__ = ["Mutex", "context"]
+__all__ = ["Mutex", "RLock"]
 
 R = TypeVar("R")
-
-# Numbers of tasks in owner words begin where thread ids end (PID_MAX_LIMIT) and have 24 bits. One is given
-# out again after twelve million tasks, which could then be taken for each other if both still lived.
-_FIRST, _LAST = (1 << 22) + 1, (1 << 24) - 1
-_numbers = itertools.count()
-_contexts: "weakref.WeakKeyDictionary[asyncio.Task[Any], int]" = weakref.WeakKeyDictionary()
-
-
-def context() -> int:
-    """The number of the current task, as owner words say who inside a process holds something."""
-    task = asyncio.current_task()
-    if task is None:
-        raise RuntimeError("locks of isthmus.aio are held by tasks: call this in a task")
-    number = _contexts.get(task)
-    if number is None:
-        number = _contexts[task] = _FIRST + next(_numbers) % (_LAST - _FIRST + 1)
-    return number
 
 
 class Mutex:
@@ -49,6 +31,8 @@ class Mutex:
 
     __slots__ = ("__weakref__", "_mutex", "_pid", "_turn", "_waiting")
 
+    _class: type[SyncMutex] = SyncMutex
+
     def __init__(self, mutex: SyncMutex | str | None = None, **attributes: Any) -> None:
         self._pid = os.getpid()
         self._turn = 0
@@ -60,17 +44,17 @@ class Mutex:
                 )
             self._mutex = mutex
         else:
-            self._mutex = SyncMutex(mutex, **attributes)
+            self._mutex = self._class(mutex, **attributes)
 
     @classmethod
     def create(cls, name: str, **attributes: Any) -> Self:
         """Creates the mutex; `FileExistsError` where the name is taken."""
-        return cls(SyncMutex.create(name, **attributes))
+        return cls(cls._class.create(name, **attributes))
 
     @classmethod
     def open(cls, name: str, *, namespace: str | os.PathLike[str] | None = None, **attributes: Any) -> Self:
         """Opens a mutex that exists; `FileNotFoundError` where there is none."""
-        return cls(SyncMutex.open(name, namespace=namespace, **attributes))
+        return cls(cls._class.open(name, namespace=namespace, **attributes))
 
     @property
     def sync(self) -> SyncMutex:
@@ -95,8 +79,9 @@ class Mutex:
         if not self._turn % TURN:
             await checkpoint()
         # Who gives it back and wants it again goes behind those who wait for it through this handle. They
-        # would never find it free otherwise: nothing else runs in between.
-        if not self._waiting or timeout == 0:
+        # would never find it free otherwise: nothing else runs in between. Who has it may take it again, or
+        # hears that it cannot.
+        if not self._waiting or timeout == 0 or self._mutex._is_mine(me):
             try:
                 return call(False, ASK)
             except WouldBlock:
@@ -167,6 +152,14 @@ class Mutex:
     def __repr__(self) -> str:
         what = "anonymous" if self.name is None else repr(self.name)
         return f"<isthmus.aio.{type(self).__name__} {what}{' (closed)' if self.closed else ''}>"
+
+
+class RLock(Mutex):
+    """A recursive mutex from asyncio: its task may take it again. All else is as with `aio.Mutex`."""
+
+    __slots__ = ()
+
+    _class = SyncRLock
 
 
 class _Recovery:
