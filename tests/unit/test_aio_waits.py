@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ SIZE = 5000
 
 def reasons(q: Any) -> Iterator[int]:
     """Everything a call on this queue may have to wait for."""
-    calls = [
+    calls: list[Callable[[], Any]] = [
         lambda: q.get(ASK),
         lambda: q.put(bytes(SIZE), ASK),
         lambda: q.put(bytes(10), ASK),
