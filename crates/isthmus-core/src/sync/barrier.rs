@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!    0  word      generation << 1 | broken
+//!   48  reset     generation + 1 that a reset ends, or has ended; 0 none
 //!   72  parties   how many open it, written at creation
 //!    …  cells     16 bytes an arrival: Owner word, (generation + 1) << 1 | reset
 //! ```
@@ -11,12 +12,14 @@
 //!
 //! **Death.** A waiter that finds an arrival of the present generation whose process is dead breaks the barrier for
 //! all, as `abort` does; so does the last one before it opens. Killed in the middle of arriving: the owner word stands
-//! in a cell of an earlier generation, which counts for nothing. `reset` marks the cells of those who wait before it
-//! raises the generation, so that they learn that theirs was broken; killed in between, they go on waiting and look
-//! after its death like any.
+//! in a cell of an earlier generation, which counts for nothing. `reset` writes
+//! the generation it ends to `reset`, raises the generation, which is its one commit, and then marks the cells of those
+//! who waited, so that they learn that theirs was broken. Killed before the commit: what opens the barrier normally
+//! takes the word back first. Killed before marking: the word says the same as the marks, and the next reset makes
+//! them up.
 
 use super::condition::{Held, guard};
-use super::{CELLS, GUARD, POINT, WORD, Waitable, Want};
+use super::{CELLS, EXTRA, GUARD, POINT, WORD, Waitable, Want};
 use crate::error::Result;
 use crate::lock::Lock;
 use crate::memory::{Memory, Peers};
@@ -134,9 +137,10 @@ impl<M: Memory, P: Peers> Barrier<M, P> {
         let free = (0..self.parties).find(|&index| {
             let (owner, tag) = (self.memory.load(self.cell(index)), self.memory.load(self.cell(index) + 8));
             // Marked by a reset: its waiter has still to read it.
+            let marked = tag & RESET != 0 || tag == self.reset_tag();
             owner == 0
-                || tag & RESET == 0 && tag != Self::tag(generation)
-                || tag & RESET != 0 && self.peers.is_dead(Owner::from_word(owner))
+                || !marked && tag != Self::tag(generation)
+                || marked && self.peers.is_dead(Owner::from_word(owner))
         });
         // None is free where many have still to read that a reset broke theirs: tried again like a busy guard.
         let cell = free?;
@@ -158,6 +162,9 @@ impl<M: Memory, P: Peers> Barrier<M, P> {
         let _held = self.guard(me)?;
         let word = self.word();
         if word == arrival.generation << 1 {
+            if self.memory.load(self.at + EXTRA) == arrival.generation + 1 {
+                self.memory.store(self.at + EXTRA, 0);
+            }
             self.memory.swap(self.at + WORD, (arrival.generation + 1) << 1);
             self.waiters().notify_all(&self.memory);
             return Some(Outcome::Open);
@@ -172,9 +179,9 @@ impl<M: Memory, P: Peers> Barrier<M, P> {
             return if word & BROKEN != 0 { Outcome::Broken } else { Outcome::Waiting };
         }
         let cell = self.cell(arrival.cell);
-        let marked = self.memory.load(cell) == me.word()
-            && self.memory.load(cell + 8) == Self::tag(arrival.generation) | RESET;
-        if marked { Outcome::Broken } else { Outcome::Open }
+        let tag = Self::tag(arrival.generation);
+        let marked = self.memory.load(cell) == me.word() && self.memory.load(cell + 8) == tag | RESET;
+        if marked || self.reset_tag() == tag { Outcome::Broken } else { Outcome::Open }
     }
 
     /// The wait of `me` is over, however; before that the outcome is read. `None` where the guard is busy.
@@ -198,13 +205,29 @@ impl<M: Memory, P: Peers> Barrier<M, P> {
     pub fn reset(&self, me: Owner) -> Option<()> {
         let _held = self.guard(me)?;
         let generation = self.word() >> 1;
+        let earlier = self.memory.load(self.at + EXTRA);
+        if earlier != 0 && earlier != generation + 1 {
+            self.mark(earlier - 1);
+        }
+        self.memory.store(self.at + EXTRA, generation + 1);
+        self.memory.swap(self.at + WORD, (generation + 1) << 1);
+        self.mark(generation);
+        self.waiters().notify_all(&self.memory);
+        Some(())
+    }
+
+    /// Tells those who waited in this generation that it was reset.
+    fn mark(&self, generation: u64) {
         let waiting: Vec<usize> = self.arrivals(generation).collect();
         for index in waiting {
             self.memory.store(self.cell(index) + 8, Self::tag(generation) | RESET);
         }
-        self.memory.swap(self.at + WORD, (generation + 1) << 1);
-        self.waiters().notify_all(&self.memory);
-        Some(())
+    }
+
+    /// What stands in cells of a generation that was reset.
+    fn reset_tag(&self) -> u64 {
+        let ended = self.memory.load(self.at + EXTRA);
+        if ended == 0 || ended > self.word() >> 1 { u64::MAX } else { Self::tag(ended - 1) }
     }
 
     /// Breaks the barrier where one who has come is dead; says whether it did.

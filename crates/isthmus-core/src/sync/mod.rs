@@ -27,6 +27,8 @@ pub mod event;
 pub mod handle;
 pub mod rwlock;
 pub mod semaphore;
+#[cfg(all(test, not(loom)))]
+mod sweep;
 
 use std::time::{Duration, Instant};
 
