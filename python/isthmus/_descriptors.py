@@ -27,6 +27,7 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
+from . import _core
 from ._errors import NoSpaceError
 from ._stopping import heed
 
@@ -51,6 +52,7 @@ __all__ = [
     "left",
     "set_capacity",
     "splice_now",
+    "tee_now",
     "wait",
 ]
 
@@ -263,10 +265,10 @@ def set_capacity(fd: int, capacity: int) -> int:
     """
     if capacity < 1:
         raise ValueError(f"capacity={capacity}: a pipe has at least 1 byte (the kernel makes that a page)")
+    if capacity > 1 << 31:  # the kernel has no larger ones, and takes the number modulo 2**32
+        raise NoSpaceError(_over_the_limit(capacity))
     try:
         return fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, capacity)
-    except OverflowError:
-        raise NoSpaceError(_over_the_limit(capacity)) from None
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise ValueError(f"capacity={capacity}: more than that is in the pipe") from error
@@ -306,3 +308,12 @@ def splice_now(source: int, target: int, size: int) -> int | None:
         if error.errno in (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV):
             return None
         raise
+
+
+def tee_now(source: int, target: int, size: int) -> int:
+    """Copies bytes from pipe to pipe inside the kernel: how many, 0 at the end, or WOULD_BLOCK."""
+
+    def copy() -> int:
+        return _core.tee(source, target, size)
+
+    return copy() if _action(_SIGPIPE) else quietly(copy)

@@ -133,7 +133,12 @@ class PipeReader(_PipePart, ByteReader, Generic[T]):
     ) -> None: ...
     @overload
     def __init__(
-        self, source: int | HasFileno, *, type: Any = None, limit: int = LIMIT, _private: bool = False
+        self: "PipeReader[Any]",
+        source: int | HasFileno,
+        *,
+        type: Any = None,
+        limit: int = LIMIT,
+        _private: bool = False,
     ) -> None: ...
     def __init__(
         self, source: int | HasFileno, *, type: Any = None, limit: int = LIMIT, _private: bool = False
@@ -315,6 +320,10 @@ class PipeReader(_PipePart, ByteReader, Generic[T]):
             raise Unsupported(f"this end has read {self._ahead()} bytes ahead: hand it over before reading")
 
 
+def _refuse(_message: object) -> Any:
+    raise Unsupported("bytes go through this pipe: take write(), or make it with a type")
+
+
 class PipeWriter(_PipePart, ByteWriter, Generic[T]):
     """The end of a pipe where things go in: of a `Pipe`, or of any descriptor.
 
@@ -332,7 +341,12 @@ class PipeWriter(_PipePart, ByteWriter, Generic[T]):
     ) -> None: ...
     @overload
     def __init__(
-        self, source: int | HasFileno, *, type: Any = None, limit: int = LIMIT, _private: bool = False
+        self: "PipeWriter[Any]",
+        source: int | HasFileno,
+        *,
+        type: Any = None,
+        limit: int = LIMIT,
+        _private: bool = False,
     ) -> None: ...
     def __init__(
         self, source: int | HasFileno, *, type: Any = None, limit: int = LIMIT, _private: bool = False
@@ -340,7 +354,7 @@ class PipeWriter(_PipePart, ByteWriter, Generic[T]):
         super().__init__(source, type, limit, _private)
         self._encode: Callable[[Any], Any] | None = None
         if type is None:
-            self._encode = self._refuse
+            self._encode = _refuse
         elif self._codec is not None:
             self._encode = self._codec.encode
 
@@ -439,9 +453,6 @@ class PipeWriter(_PipePart, ByteWriter, Generic[T]):
                     pass
         super().close()
 
-    def _refuse(self, _message: object) -> Any:
-        raise Unsupported("bytes go through this pipe: take write(), or make it with a type")
-
     def _parts(self, data: Any) -> list[memoryview]:
         try:
             return [flat(part) for part in (data if isinstance(data, tuple) else (data,))]
@@ -477,4 +488,4 @@ class PipeWriter(_PipePart, ByteWriter, Generic[T]):
             parts = [memoryview(bytes(rest - 1)), memoryview(b"\0")]
         else:
             parts = [memoryview(b"".join(sending.all_the_rest()))]
-        self._current = Sending(parts, rest)
+        self._current = Sending(parts, rest, owed=True)

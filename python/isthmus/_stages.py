@@ -32,6 +32,7 @@ Given: TypeAlias = "str | Sequence[str | os.PathLike[str]] | Work"
 
 SIGPIPE = -int(signal.SIGPIPE)
 """Exit code of a stage that ended because nobody read on: nothing has failed."""
+SIGTERM = -int(signal.SIGTERM)
 _TOGETHER = 1 << 16
 """Bytes that a function's output gathers while there is still input to be had without waiting."""
 
@@ -60,7 +61,7 @@ class Stage:
         """Waits for its end; False after `timeout` seconds."""
         raise NotImplementedError
 
-    def end(self, number: int) -> None:
+    def end(self, number: int, /) -> None:
         """Sends a signal to a program."""
 
 
@@ -128,7 +129,7 @@ class Program(Stage):
                 return False
         return True
 
-    def end(self, number: int) -> None:
+    def end(self, number: int, /) -> None:
         """Sends it a signal, unless it has ended."""
         if self._process is not None:
             self._process.send_signal(number)
@@ -200,10 +201,12 @@ class _Threaded(Stage):
         super().__init__(name)
         self._thread: threading.Thread | None = None
         self._code: int | None = None
+        self._ends: tuple[PipeReader[Any] | PipeWriter[Any], ...] = ()
+        self._ended = False
         self.read = self.written = 0
 
     def poll(self) -> int | None:
-        """0, 1 when it raised, -13 when nobody read on; None while it runs."""
+        """0, 1 when it raised, -13 when nobody read on, -15 when it was ended; None while it runs."""
         return self._code
 
     def wait(self, timeout: float | None) -> bool:
@@ -213,13 +216,24 @@ class _Threaded(Stage):
             return not self._thread.is_alive()
         return True
 
-    def _begin(self, work: Callable[[], int], *ends: Any) -> None:
+    def end(self, _number: int, /) -> None:
+        """Closes what it reads and writes; what it waits for there ends then."""
+        self._ended = True
+        for end in self._ends:
+            end.close()
+
+    def _begin(self, work: Callable[[], int], *ends: PipeReader[Any] | PipeWriter[Any]) -> None:
+        self._ends = ends
+
         def run() -> None:
             code = 1
             try:
                 code = work()
-            except ClosedError as error:  # closed by the pipeline, which knows why
-                self.error = error
+            except ClosedError as error:
+                if self._ended:  # by the pipeline, which closed what this reads and writes
+                    code = SIGTERM
+                else:
+                    self.error = error
             except BaseException as error:  # noqa: BLE001 - it is raised as the cause of StageFailed
                 self.error = error
             finally:

@@ -112,6 +112,23 @@ class ByteReader(End):
             moved += count
         return moved
 
+    def tee_to(self, target: End, size: int = MOVE, timeout: float | None = None) -> int:
+        """Copies what is there, at most `size` bytes, into another pipe, and takes none of it.
+
+        Waits for the first byte and says how many went; 0 is the end of the stream. `Timeout` after `timeout`
+        seconds, `ShutDown` when nobody reads `target` any more. See tee(2).
+        """
+        self._only_bytes()
+        deadline = deadline_of(timeout)
+        while True:
+            count = self._try(lambda: self._tee(target, size))
+            if count is not None:
+                return count
+            if not descriptors.wait(self._fd, select.POLLIN, deadline):
+                raise Timeout(f"no byte to copy for {timeout:g} s")
+            if not descriptors.wait(target._fd, select.POLLOUT, deadline):
+                raise Timeout(f"no room to copy to for {timeout:g} s")
+
     # ------------------------------------------------------------------ what is there now
     #
     # Each answers from what was read ahead, reads on where that is not enough, and answers None when it would
@@ -219,6 +236,19 @@ class ByteReader(End):
         count = output.write(fd, memoryview(self._data)[self._at : self._at + size])
         self._at += count or 0
         return count
+
+    def _tee(self, target: End, size: int) -> int | None:
+        if self._ahead() or self._ended:
+            self._join()
+            rest = memoryview(self._data)[self._at : self._at + size]
+            return Output().write(target._open_fd(), rest) if rest else 0
+        try:
+            count = descriptors.tee_now(self._fd, target._open_fd(), size)
+        except BrokenPipeError as error:
+            raise ShutDown("nobody reads what is copied to any more") from error
+        if count == 0:
+            self._ended = True
+        return None if count == descriptors.WOULD_BLOCK else count
 
     # ------------------------------------------------------------------ reading on and waiting
 

@@ -21,10 +21,11 @@ _IOV_MAX = 1024
 class Sending:
     """Bytes on their way: what one call writes. They go in one run, whoever else writes to the same end."""
 
-    __slots__ = ("parts", "sent", "total")
+    __slots__ = ("owed", "parts", "sent", "total")
 
-    def __init__(self, parts: "Sequence[memoryview]", total: int) -> None:
+    def __init__(self, parts: "Sequence[memoryview]", total: int, *, owed: bool = False) -> None:
         self.parts = parts
+        self.owed = owed  # the rest of what was begun
         self.total = total
         self.sent = 0
 
@@ -164,7 +165,7 @@ class ByteWriter(End):
                 current = self._current or sending
                 self._current = current
                 if not self._push(current):
-                    if current is sending and sending.sent == 0:
+                    if current is sending and sending.sent == 0 and not sending.owed:
                         self._current = None  # not begun: others may come first
                     return False
             return True

@@ -43,7 +43,12 @@ class Fifo(Generic[T]):
     ) -> None: ...
     @overload
     def __init__(
-        self, path: str | os.PathLike[str], *, type: Any = None, mode: int = 0o600, limit: int = LIMIT
+        self: "Fifo[Any]",
+        path: str | os.PathLike[str],
+        *,
+        type: Any = None,
+        mode: int = 0o600,
+        limit: int = LIMIT,
     ) -> None: ...
     def __init__(
         self, path: str | os.PathLike[str], *, type: Any = None, mode: int = 0o600, limit: int = LIMIT

@@ -115,7 +115,9 @@ class Pipe(Generic[T]):
     @overload
     def __init__(self, *, type: type[T], capacity: int | None = None, limit: int = LIMIT) -> None: ...
     @overload
-    def __init__(self, *, type: Any = None, capacity: int | None = None, limit: int = LIMIT) -> None: ...
+    def __init__(
+        self: "Pipe[Any]", *, type: Any = None, capacity: int | None = None, limit: int = LIMIT
+    ) -> None: ...
     def __init__(self, *, type: Any = None, capacity: int | None = None, limit: int = LIMIT) -> None:
         self.reader, self.writer = _pair(type, capacity, limit)
 
