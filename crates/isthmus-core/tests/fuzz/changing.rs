@@ -35,7 +35,8 @@ fn while_changing(image: &Image, targets: &Targets, body: impl FnOnce()) {
     image.restore();
 }
 
-struct Stop<'a>(&'a AtomicBool);
+/// Tells a thread to end when it is dropped.
+pub(crate) struct Stop<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {

@@ -11,6 +11,7 @@
 //! `docs/design/hostile_input.md` says what was run and what was found.
 #![cfg(not(loom))]
 
+mod bells;
 mod calls;
 mod chance;
 mod changing;

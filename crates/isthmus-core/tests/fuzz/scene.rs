@@ -10,6 +10,7 @@ use isthmus_core::object::{BODY, Mode};
 use isthmus_core::queue::handle::{Attributes, QueueHandle};
 use isthmus_core::queue::{Attempt, Geometry, INLINE_MAX, Leased, Place, Step};
 use isthmus_core::session::Session;
+use isthmus_core::shared_memory::handle::{self as shared_memory, SharedMemoryHandle};
 use isthmus_core::value::handle::{self as value, Typed, ValueHandle};
 
 use crate::chance::{Targets, Words};
@@ -31,6 +32,7 @@ pub(crate) struct Scene {
     pub(crate) queue: QueueHandle,
     pub(crate) mutex: MutexHandle,
     pub(crate) value: ValueHandle,
+    pub(crate) shared_memory: SharedMemoryHandle,
     /// Words of this process, of the living one and of the dead one.
     pub(crate) owners: Vec<u64>,
     pub(crate) scratch: Scratch,
@@ -177,6 +179,9 @@ impl Scene {
             MutexHandle::open(&namespace, "mutex", Mode::Create, isthmus_core::mutex::handle::PLAIN).unwrap();
         let asked = value::Attributes { initial: Typed::Int(7), kind: None, persistent: Some(true) };
         let value = ValueHandle::open(&namespace, "value", Mode::Create, &asked).unwrap();
+        let asked =
+            shared_memory::Attributes { size: Some(20_000), description: b"frames", persistent: Some(true) };
+        let shared_memory = SharedMemoryHandle::open(&namespace, "memory", Mode::Create, &asked).unwrap();
         // Positions begin somewhere, not at zero.
         for _ in 0..3 {
             put(&queue, 0, 700);
@@ -195,7 +200,7 @@ impl Scene {
         let _held = lease(&queue);
         let me = queue.session().me_here().unwrap();
         let owners = vec![me.as_process().word(), me.word(), owner, its_owner];
-        Scene { namespace, queue, mutex, value, owners, scratch, _living: living }
+        Scene { namespace, queue, mutex, value, shared_memory, owners, scratch, _living: living }
     }
 
     /// Parts of the queue's file, and what can stand in them.
