@@ -197,7 +197,7 @@ impl<'a> Caller<'a> {
     /// What takes nothing: numbers, people, the end.
     fn look(&mut self, chance: &mut Chance) -> Result<()> {
         let (handle, queue) = (self.handle, self.handle.queue());
-        match chance.below(4) {
+        match chance.below(5) {
             0 => {
                 let fill = queue.fill();
                 assert!(fill >= 0.0);
@@ -209,6 +209,15 @@ impl<'a> Caller<'a> {
                 queue.fate(self.level(chance), chance.word() & !7)?;
             }
             2 => look_at(handle.session(), &queue.lock_owners()),
+            3 => {
+                let (limit, bytes) = (chance.pick(&[0, 1, 5, usize::MAX]), chance.pick(&[0, 16, 5000]));
+                let seen = queue.peek(limit, bytes)?;
+                assert!(seen.next.len() <= limit && queue.depths().len() == queue.geometry().levels);
+                for seen in seen.next.iter().chain(&seen.leased).chain(&seen.dead) {
+                    assert!(seen.bytes.len() <= seen.length && seen.length <= queue.geometry().message_max());
+                    handle.session().registry().describe(seen.holder);
+                }
+            }
             _ => {
                 let _ = (queue.is_drained(), queue.has_leases(), queue.had_producer(), queue.has_message());
                 handle.message_type();

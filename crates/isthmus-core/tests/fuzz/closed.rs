@@ -93,7 +93,7 @@ fn list(scene: &Scene) -> Result<()> {
     for listing in inspect(&scene.namespace)? {
         queue::peek(&scene.namespace, &listing);
         value::peek(&scene.namespace, &listing);
-        shared_memory::peek(&scene.namespace, &listing);
+        let _ = shared_memory::peek(&scene.namespace, &listing);
     }
     Ok(())
 }
