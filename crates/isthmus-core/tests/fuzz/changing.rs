@@ -12,7 +12,7 @@ use crate::run;
 use crate::scene::{Image, LEVELS, Mapped, SMALL, Scene, Shape};
 
 /// Runs `body` while another thread changes the words of an object.
-fn while_changing(image: &Image, targets: &Targets, body: impl FnOnce()) {
+pub(crate) fn while_changing(image: &Image, targets: &Targets, body: impl FnOnce()) {
     let stop = AtomicBool::new(false);
     std::thread::scope(|threads| {
         let mut words = image.restore();

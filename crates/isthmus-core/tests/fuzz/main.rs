@@ -22,6 +22,7 @@ mod guard;
 mod open;
 mod registry;
 mod scene;
+mod sync;
 
 use std::sync::MutexGuard;
 
