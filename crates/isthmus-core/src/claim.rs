@@ -59,10 +59,40 @@ impl Claim {
     /// After a slice in which what is claimed was free: takes the claim from the dead, and, with `idle`, from a
     /// claimant that does not come. True where others may go on.
     pub fn revoke<M: Memory, P: Peers>(self, memory: &M, peers: &P, me: Owner, idle: bool) -> bool {
-        let holder = self.holder(memory);
-        if holder.is_none() || holder == me || !(idle || peers.is_dead(holder)) {
+        let word = memory.load(self.at);
+        let holder = Owner::from_word(word);
+        // Flags are not written here, but damaged memory may read like it: flags without an owner are nobody's
+        // claim, and nobody would ever give it up.
+        if word == 0 || word == me.word() || !(idle || holder.is_none() || peers.is_dead(holder)) {
             return false;
         }
-        memory.compare_exchange(self.at, holder.word(), 0).is_ok()
+        memory.compare_exchange(self.at, word, 0).is_ok()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::memory::crash::{Crashing, Oracle};
+    use crate::owner::FLAGS;
+
+    #[test]
+    fn a_claim_that_nobody_could_give_up_is_revoked() {
+        let (me, living, dead) = (Owner::process(1, 1), Owner::process(2, 1), Owner::process(3, 1));
+        let (memory, oracle, claim) = (Crashing::new(8), Oracle::default(), Claim::new(0));
+        oracle.kill(dead);
+        for flags in 0..=FLAGS {
+            for (owner, idle, revoked) in [
+                (Owner::NONE, false, flags != 0),
+                (dead, false, true),
+                (living, false, false),
+                (living, true, true),
+                (me, true, flags != 0),
+            ] {
+                memory.store(0, owner.word() | flags);
+                assert_eq!(claim.revoke(&memory, &oracle, me, idle), revoked, "{owner:?} {flags} {idle}");
+                assert_eq!(claim.admits(&memory, me), revoked || owner == me || owner.is_none());
+            }
+        }
     }
 }

@@ -111,7 +111,7 @@ impl<M: Memory, P: Peers> Condition<M, P> {
     /// afterwards.
     pub fn enter(&self, me: Owner) -> Result<Option<usize>> {
         let Some(_held) = self.guard(me) else { return Ok(None) };
-        let last = self.memory.load(self.at + LAST_TICKET);
+        let ticket = self.memory.load(self.at + LAST_TICKET).wrapping_add(1);
         let free = (0..WAITERS).find(|&index| self.word(index) == 0).or_else(|| {
             (0..WAITERS).find(|&index| {
                 let word = self.word(index);
@@ -126,8 +126,8 @@ impl<M: Memory, P: Peers> Condition<M, P> {
             });
         };
         let cell = self.cell(index);
-        self.memory.store(self.at + LAST_TICKET, last + 1);
-        self.memory.store(cell + TICKET, last + 1);
+        self.memory.store(self.at + LAST_TICKET, ticket);
+        self.memory.store(cell + TICKET, ticket);
         self.memory.store(cell + PASSED, 0);
         self.memory.store(cell + CELL_POINT, 0);
         self.memory.store(cell, me.word() | WAITING);
@@ -136,10 +136,11 @@ impl<M: Memory, P: Peers> Condition<M, P> {
 
     /// Waiting cells, the longest waiting first. Under the guard.
     fn waiting(&self) -> Vec<usize> {
-        let mut found: Vec<usize> =
-            (0..WAITERS).filter(|&index| self.word(index) & FLAGS == WAITING).collect();
-        found.sort_unstable_by_key(|&index| self.ticket(index));
-        found
+        let waiting = (0..WAITERS).filter(|&index| self.word(index) & FLAGS == WAITING);
+        // Each ticket is read once: what changes while it is sorted by is no order, which sorting may panic at.
+        let mut found: Vec<(u64, usize)> = waiting.map(|index| (self.ticket(index), index)).collect();
+        found.sort_unstable();
+        found.into_iter().map(|(_, index)| index).collect()
     }
 
     fn mark(&self, index: usize) {

@@ -123,6 +123,20 @@ impl<M: Memory, P: Peers> RwLock<M, P> {
 
     #[inline]
     fn take_cell(&self, me: Owner) -> Result<usize> {
+        if let Some(index) = self.take_free_cell(me) {
+            return Ok(index);
+        }
+        // Once more after the shares of the dead were freed, and not as long as some come back.
+        let again = if self.reclaim() { self.take_free_cell(me) } else { None };
+        again.ok_or(Error::TooLarge {
+            what: "read shares of one lock at the same time",
+            size: READERS as u64 + 1,
+            limit: READERS as u64,
+        })
+    }
+
+    #[inline]
+    fn take_free_cell(&self, me: Owner) -> Option<usize> {
         let near = self.near.load(Ordering::Relaxed);
         for index in (near..READERS).chain(0..near) {
             let cell = self.cell(index);
@@ -138,17 +152,10 @@ impl<M: Memory, P: Peers> RwLock<M, P> {
             }
             if self.memory.compare_exchange(cell, 0, me.word()).is_ok() {
                 self.near.store(index, Ordering::Relaxed);
-                return Ok(index);
+                return Some(index);
             }
         }
-        if self.reclaim() {
-            return self.take_cell(me);
-        }
-        Err(Error::TooLarge {
-            what: "read shares of one lock at the same time",
-            size: READERS as u64 + 1,
-            limit: READERS as u64,
-        })
+        None
     }
 
     fn free(&self, index: usize, me: Owner) -> bool {
