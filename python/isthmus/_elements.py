@@ -170,5 +170,6 @@ def read_description(text: bytes) -> tuple[Elements, tuple[int, ...]] | None:
         SyntaxError,
         TypeError,
         ValueError,
+        Warning,
     ) as error:
         raise CorruptError(f"what is written of the array is damaged: {text[:80]!r} ({error})") from None

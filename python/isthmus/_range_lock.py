@@ -27,14 +27,14 @@ _open: "weakref.WeakSet[RangeLock]" = weakref.WeakSet()
 """Locks with a description, which may be held or waited for."""
 _held: "dict[int, weakref.ref[RangeLock]]" = {}
 """Locks that this process holds, by their id; one that is only dropped goes from here, and is released."""
-_gate = threading.Lock()
+_gate = threading.RLock()
 """Held while a description is opened and entered above, so that no fork comes in between."""
 
 
 def _forget() -> None:
     """In a forked child: what is held is the parent's, and must not be kept by a copy of its description."""
     global _gate  # noqa: PLW0603 - the old one may be held by a thread that is not here
-    _gate = threading.Lock()
+    _gate = threading.RLock()
     for lock in list(_open):
         lock._disown()
     _open.clear()
@@ -52,6 +52,16 @@ def _open_gate() -> None:
 os.register_at_fork(before=_close_gate, after_in_parent=_open_gate, after_in_child=_forget)
 
 
+class _Turn:
+    """One call of `acquire`, and what became of it."""
+
+    __slots__ = ("held", "thread")
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.held = False
+
+
 class RangeLock:
     """A lock on a range of a `MappedFile`: `with file.lock(offset, length):`, or `acquire()` and `release()`.
 
@@ -65,17 +75,7 @@ class RangeLock:
     that the one before was killed: `Mutex` does.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_descriptor",
-        "_file",
-        "_guard",
-        "_holder",
-        "_length",
-        "_lost",
-        "_offset",
-        "_shared",
-    )
+    __slots__ = ("__weakref__", "_descriptor", "_file", "_length", "_lost", "_offset", "_shared", "_turn")
 
     def __init__(self, file: Descriptor, offset: int, length: int, shared: bool) -> None:
         self._file = file
@@ -83,17 +83,18 @@ class RangeLock:
         self._length = length
         self._shared = shared
         self._descriptor: Descriptor | None = None
-        self._holder: int | None = None
         self._lost = False
-        self._guard = threading.Lock()  # threads that share this very lock wait for each other here
+        # Whose turn it is, of threads that share this very lock: entered and taken out by one step each, so
+        # that it is right wherever Ctrl+C comes.
+        self._turn: dict[str, _Turn] = {}
 
     def _disown(self) -> None:
         """In a forked child."""
-        own, self._descriptor, self._holder = self._descriptor, None, None
+        own, self._descriptor = self._descriptor, None
         if own is not None:
-            own.close()  # by name: frames of threads that are not here any more still refer to it
+            own.close()
         self._lost = True
-        self._guard = threading.Lock()
+        self._turn = {}
 
     def acquire(self, timeout: float | None = None) -> bool:
         """Takes the lock; False where others hold the range for longer than `timeout` seconds.
@@ -110,23 +111,41 @@ class RangeLock:
         if timeout != 0:
             self._refuse_deadlock()
         give_up = None if timeout is None else time.monotonic() + timeout
-        # A Lock cannot wait for longer than some 290 years.
-        if not self._guard.acquire(timeout=-1 if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
-            return False
+        turn = _Turn()
         try:
-            taken = self._take(give_up)
+            if self._take_turn(turn, give_up) and self._take(turn, give_up):
+                return True
         except BaseException:
-            self._guard.release()
+            self._give_back(turn)
             raise
-        if not taken:
-            self._guard.release()
-        return taken
+        self._give_back(turn)
+        return False
+
+    def _take_turn(self, turn: _Turn, give_up: float | None) -> bool:
+        """Waits for other threads that use this very lock."""
+        while self._turn.setdefault("of", turn) is not turn:
+            if give_up is not None and time.monotonic() >= give_up:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def _give_back(self, turn: _Turn) -> None:
+        """Ends a turn; done again, it does nothing."""
+        if self._turn.get("of") is turn:
+            if (own := self._descriptor) is not None:
+                fcntl.fcntl(own.fd, fcntl.F_OFD_SETLK, self._request(fcntl.F_UNLCK))
+            _held.pop(id(self), None)
+            self._turn.pop("of", None)
+
+    def _held_by(self, thread: int) -> bool:
+        turn = self._turn.get("of")
+        return turn is not None and turn.held and turn.thread == thread
 
     def _refuse_deadlock(self) -> None:
         me = threading.get_ident()
         for reference in list(_held.values()):
             other = reference()
-            if other is None or other._holder != me or other._file.identity != self._file.identity:
+            if other is None or not other._held_by(me) or other._file.identity != self._file.identity:
                 continue
             apart = _end(other) <= self._offset or _end(self) <= other._offset
             if other is self or not (apart or (self._shared and other._shared)):
@@ -149,7 +168,7 @@ class RangeLock:
                 ) from None
         return own.fd
 
-    def _take(self, give_up: float | None) -> bool:
+    def _take(self, turn: _Turn, give_up: float | None) -> bool:
         own, nap = self._described(), 0.001
         wanted = self._request(fcntl.F_RDLCK if self._shared else fcntl.F_WRLCK)
         while True:
@@ -167,48 +186,42 @@ class RangeLock:
                 own = self._described()
             else:
                 break
-        self._holder = threading.get_ident()
+        if self._descriptor is None:  # the file was closed by another thread while this one waited
+            raise ClosedError("the file was closed")
         self._lost = False
         _held[id(self)] = weakref.ref(self)
-        if self._descriptor is None:  # the file was closed by another thread while this one waited
-            self._let_go()
-            raise ClosedError("the file was closed")
+        turn.held = True
         return True
 
     def _request(self, kind: int) -> bytes:
         return _FLOCK.pack(kind, os.SEEK_SET, self._offset, self._length, 0)
-
-    def _let_go(self) -> None:
-        self._holder = None
-        _held.pop(id(self), None)
-        if (own := self._descriptor) is not None:
-            fcntl.fcntl(own.fd, fcntl.F_OFD_SETLK, self._request(fcntl.F_UNLCK))
 
     def release(self) -> None:
         """Gives the lock back; `NotOwnerError` where this thread does not hold it.
 
         In a forked child it does nothing: the lock is its parent's.
         """
-        if self._holder == threading.get_ident():
-            self._let_go()
-            self._guard.release()
+        turn = self._turn.get("of")
+        if turn is not None and turn.held and turn.thread == threading.get_ident():
+            self._give_back(turn)
         elif not self._lost:
             raise NotOwnerError(f"{self!r} is not held by this thread")
 
     def _close(self) -> None:
         """The file is closed, by whichever thread."""
+        turn = self._turn.get("of")
+        self._lost = turn is not None and turn.held
         own, self._descriptor = self._descriptor, None
         if own is not None:
             own.close()
-        if self._holder is not None:
-            self._lost = True
-            self._let_go()
-            self._guard.release()
+        if turn is not None and turn.held:
+            self._give_back(turn)
 
     @property
     def held(self) -> bool:
         """True while it is held by this process through this very object."""
-        return self._holder is not None
+        turn = self._turn.get("of")
+        return turn is not None and turn.held
 
     def __enter__(self) -> Self:
         self.acquire()

@@ -233,6 +233,37 @@ def test_processes_lose_no_update_under_it(path: Path, file: isthmus.MappedFile,
     assert file.view("Q")[0] == 900
 
 
+def test_ctrl_c_at_any_moment_leaves_no_lock_behind(path: Path, spawn: Start) -> None:
+    """Whichever instruction it comes at: what was not returned as taken is free."""
+    peer = spawn(
+        """
+        import itertools, signal, sys, isthmus
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        file = isthmus.MappedFile(sys.argv[1])
+        lock, other = file.lock(0, 10), file.lock(0, 10)
+        interrupted = 0
+        pause = itertools.cycle([0.0001 + 0.00001 * n for n in range(97)])
+        while interrupted < 300:
+            signal.setitimer(signal.ITIMER_REAL, next(pause))
+            try:
+                while True:
+                    lock.acquire(60)
+                    lock.release()
+            except KeyboardInterrupt:
+                interrupted += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            if lock.held:
+                lock.release()
+            assert other.acquire(0), "somebody has it, and nobody knows who"
+            other.release()
+            assert lock.acquire(0), "nobody can have it any more"
+            lock.release()
+        """,
+        path,
+    )
+    peer.finish()
+
+
 def asleep(peer: Peer) -> Callable[[], bool]:
     return lambda: process_state(peer.pid) == "S"
 
