@@ -70,8 +70,30 @@ if _TYPE_CHECKING:
     from .semaphore import BoundedSemaphore, Semaphore
     from .shared_array import SharedArray
     from .shared_memory import SharedMemory
+    from .socket import (
+        Backoff,
+        Credentials,
+        Datagram,
+        DatagramStats,
+        Listener,
+        ListenerStats,
+        Received,
+        Stream,
+        Tls,
+    )
 
 _LATER = {
+    "socket": (
+        "Backoff",
+        "Credentials",
+        "Datagram",
+        "DatagramStats",
+        "Listener",
+        "ListenerStats",
+        "Received",
+        "Stream",
+        "Tls",
+    ),
     "barrier": ("Barrier",),
     "condition": ("Condition",),
     "event": ("Event",),
@@ -96,6 +118,7 @@ _LATER_MODULES = {name: module for module, names in _LATER.items() for name in n
 
 __all__ = [
     "Attachment",
+    "Backoff",
     "Barrier",
     "BoundedSemaphore",
     "BrokenBarrierError",
@@ -104,6 +127,9 @@ __all__ = [
     "Codec",
     "Condition",
     "CorruptError",
+    "Credentials",
+    "Datagram",
+    "DatagramStats",
     "DeadLetter",
     "DeadLetters",
     "DeadlockError",
@@ -122,6 +148,8 @@ __all__ = [
     "InvalidMessage",
     "IsthmusError",
     "Lease",
+    "Listener",
+    "ListenerStats",
     "LockSet",
     "MappedFile",
     "Mutex",
@@ -146,6 +174,7 @@ __all__ = [
     "RLock",
     "RWLock",
     "RangeLock",
+    "Received",
     "Refused",
     "Reservation",
     "Semaphore",
@@ -154,7 +183,9 @@ __all__ = [
     "ShutDown",
     "StageFailed",
     "StageProgress",
+    "Stream",
     "Timeout",
+    "Tls",
     "TooLarge",
     "Undelivered",
     "Unreachable",

@@ -15,8 +15,10 @@ if _TYPE_CHECKING:
     from ._pipeline import Pipeline, pipeline
     from .barrier import Barrier
     from .condition import Condition
+    from .datagram import Datagram
     from .event import Event
     from .fifo import Fifo, FifoClient, FifoReader, FifoRequest, FifoServer, FifoWriter
+    from .listener import Listener
     from .lockset import LockSet
     from .mutex import RLock
     from .named_semaphore import NamedSemaphore
@@ -24,11 +26,13 @@ if _TYPE_CHECKING:
     from .posix_mq import PosixQueue
     from .rwlock import RWLock
     from .semaphore import BoundedSemaphore, Semaphore
+    from .stream import Stream
 
 _LATER = {
     "Barrier": "barrier",
     "BoundedSemaphore": "semaphore",
     "Condition": "condition",
+    "Datagram": "datagram",
     "Event": "event",
     "Fifo": "fifo",
     "FifoClient": "fifo",
@@ -36,6 +40,7 @@ _LATER = {
     "FifoRequest": "fifo",
     "FifoServer": "fifo",
     "FifoWriter": "fifo",
+    "Listener": "listener",
     "LockSet": "lockset",
     "NamedSemaphore": "named_semaphore",
     "Pipe": "pipe",
@@ -47,6 +52,7 @@ _LATER = {
     "RLock": "mutex",
     "RWLock": "rwlock",
     "Semaphore": "semaphore",
+    "Stream": "stream",
     "pipeline": "_pipeline",
 }
 """Names by the module that has them, imported when one is asked for."""
@@ -55,6 +61,7 @@ __all__ = [
     "Barrier",
     "BoundedSemaphore",
     "Condition",
+    "Datagram",
     "Event",
     "Fifo",
     "FifoClient",
@@ -62,6 +69,7 @@ __all__ = [
     "FifoRequest",
     "FifoServer",
     "FifoWriter",
+    "Listener",
     "LockSet",
     "Mutex",
     "NamedSemaphore",
@@ -75,6 +83,7 @@ __all__ = [
     "RLock",
     "RWLock",
     "Semaphore",
+    "Stream",
     "pipeline",
     "select",
 ]

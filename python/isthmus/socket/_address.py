@@ -4,15 +4,16 @@ import os
 import socket
 from typing import Any, NamedTuple
 
-from .._errors import Unreachable
+from isthmus._errors import Unreachable
 
-__all__ = ["Address", "Place", "parse"]
+__all__ = ["Address", "Place", "of_socket", "parse", "unknown_host"]
 
 _PATH_MAX = 107
 """Bytes of a Unix socket's path that the kernel has room for, unix(7)."""
 _LOOKS = (
     'addresses look like "unix:///run/jobs.sock", "unix://@name" (abstract: file permissions do not '
-    'protect it), "tcp://host:5000", "tcp://[::1]:5000", "tcp://*:5000" (every interface) or "udp://host:5000"'
+    'protect it), "tcp://host:5000", "tcp://[::1]:5000", "tcp://*:5000" (every interface) or '
+    '"udp://host:5000"'
 )
 
 
@@ -54,7 +55,7 @@ class Address(NamedTuple):
         return socket.SOCK_DGRAM if self.scheme == "udp" else socket.SOCK_STREAM
 
     def question(self, *, passive: bool = False) -> tuple[Any, ...]:
-        """Arguments for getaddrinfo(3), its own and that of event loops: host, port, family, kind, 0, flags."""
+        """Arguments for getaddrinfo(3) as event loops have it: host, port, family, kind, 0, flags."""
         host = None if self.host == "*" else self.host
         flags = socket.AI_PASSIVE if passive else 0
         return host, self.port, 0, self._kind, 0, flags

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable
 from typing import Literal, NamedTuple, TypeAlias
 
-from .._errors import Denied
+from isthmus._errors import Denied
 
 __all__ = ["Credentials", "Users", "check_user", "credentials_of", "key_of", "proof", "users_of"]
 

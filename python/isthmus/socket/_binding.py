@@ -79,8 +79,9 @@ def bind_unix(
 ) -> tuple[socket.socket, tuple[int, int] | None]:
     """A Unix socket bound to a path, in place of one whose process is gone; and what identifies its file.
 
-    The file is made under another name, gets its permissions and listens there, and is then linked or renamed to its
-    own: who finds it can connect. A lock on the directory keeps two from taking away the same leftover.
+    The file is made under another name, gets its permissions and listens there, and is then linked or
+    renamed to its own: who finds it can connect. A lock on the directory keeps two from taking away the
+    same leftover.
     """
     sock = socket.socket(socket.AF_UNIX, kind)
     try:

@@ -3,7 +3,7 @@
 import errno
 from typing import Any
 
-from .._errors import Denied, PeerDied, Refused, Timeout, Unreachable
+from isthmus._errors import Denied, PeerDied, Refused, Timeout, Unreachable
 
 __all__ = ["connecting", "talking"]
 

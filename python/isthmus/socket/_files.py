@@ -6,7 +6,8 @@ import socket
 import struct
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from .._errors import IsthmusError, PeerDied, ShutDown, Unsupported
+from isthmus._errors import IsthmusError, PeerDied, ShutDown, Unsupported
+
 from ._protocol import file_header
 from ._receive import FileComes
 from ._steps import deadline_of, left, wait
@@ -109,7 +110,7 @@ def recv_file(stream: "Stream[Any]", file: "IO[bytes]", count: int | None, timeo
     stream._only_not("lines", "recv_file")
     deadline = deadline_of(timeout)
     if stream._owed:
-        stream._pay(timeout)
+        stream._pay()
     if not stream._receiving.acquire(timeout=-1 if timeout is None else timeout):
         raise stream._empty(timeout)
     try:

@@ -1,5 +1,6 @@
 """Opening a connection: connecting, TLS, who is there, and the handshake of `_protocol`. All in steps."""
 
+import contextlib
 import errno
 import hmac
 import os
@@ -7,7 +8,8 @@ import select
 import socket
 from typing import Any, NamedTuple, Protocol
 
-from .._errors import Denied, IncompatibleError, IsthmusError, PeerDied, Refused
+from isthmus._errors import Denied, IncompatibleError, IsthmusError, PeerDied, Refused
+
 from . import _failures
 from ._address import Address, Place
 from ._auth import Credentials, check_user, credentials_of, proof
@@ -36,7 +38,7 @@ __all__ = ["Channel", "Opened", "connecting", "opening", "tune"]
 
 _NOW = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _FULL_PAUSE = 0.01
-"""Seconds until a Unix socket whose backlog is full is tried again: the kernel does not tell when it is not."""
+"""Seconds until a Unix socket whose backlog is full is tried again: the kernel does not tell when to."""
 _NEXT_PLACE = 1.0
 """Seconds that one of several addresses of a host has to answer before the next one is tried."""
 
@@ -147,7 +149,7 @@ def opening(sock: socket.socket, address: Address, terms: Terms, role: int, peer
             check_user(credentials, terms.users, address)
             if terms.pickles and credentials is not None and credentials.uid != os.geteuid():
                 raise Denied(
-                    f"{who} is of user {credentials.uid}; type=object (pickle) is for user {os.geteuid()} only"
+                    f"{who} is of user {credentials.uid}; type=object (pickle) is for user {os.geteuid()}"
                 )
         except Denied:
             if messages:
@@ -266,10 +268,8 @@ def _expect(record: bytes, kind: int, who: str) -> bytes:
 
 def _refuse(channel: Channel, refusal: Refusal) -> None:
     """Says why, if that can be said at once; the connection is then closed anyway."""
-    try:
+    with contextlib.suppress(OSError):
         channel.send(refusal.pack(), _NOW)
-    except OSError:
-        pass
 
 
 def _send(channel: Channel, fd: int, record: bytes) -> Steps[None]:
@@ -305,5 +305,5 @@ def _record(channel: Channel, fd: int, who: str, role: int) -> Steps[bytes]:
 
 def _hung_up(who: str) -> Refused:
     return Refused(
-        f"{who}: hung up before it answered. It is full, or ended, or it speaks something else (TLS, or no isthmus)"
+        f"{who}: hung up before it answered. It is full, or ended, or speaks something else (TLS?)"
     )

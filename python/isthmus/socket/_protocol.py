@@ -1,9 +1,9 @@
 """What goes over the wire between two isthmus streams, version 1. All numbers are little endian.
 
-**Opening.** The side that connected sends a *hello*; the other answers with its own, or with a *refusal*. Where
-there is a shared key, the side that connected then sends a *proof*, and the other a proof or a refusal. Each of
-these records has 128 bytes and begins alike, so that garbage is seen in its first byte that differs, and nothing
-that a stranger sends is ever taken for a length:
+**Opening.** The side that connected sends a *hello*; the other answers with its own, or with a *refusal*.
+Where there is a shared key, the side that connected then sends a *proof*, and the other a proof or a
+refusal. Each of these records has 128 bytes and begins alike, so that garbage is seen in its first byte
+that differs, and nothing that a stranger sends is ever taken for a length:
 
     every record       0   magic, 89 "ISTHMUS"              (8 bytes; no text and no TLS begins with 89)
                        8   version, 1                       (1)
@@ -20,14 +20,16 @@ that a stranger sends is ever taken for a length:
     refusal           10   code                             (2)
                       12   why, UTF-8                       (116)
 
-The proof of a side is HMAC(key, text with its role + hello of who connected + hello of who accepted). Both nonces are
-in it, so an old one proves nothing (replay), the role, so it cannot be sent back (reflection), and both hellos, so
-nothing in them was changed on the way. Who connected proves first: a stranger who knocks gets nothing to guess
-the key with. The proof is about the opening only: on a network where others can change packets, use TLS.
+The proof of a side is HMAC(key, text with its role + hello of who connected + hello of who accepted). Both
+nonces are in it, so an old one proves nothing (replay), the role, so it cannot be sent back (reflection),
+and both hellos, so nothing in them was changed on the way. Who connected proves first: a stranger who
+knocks gets nothing to guess the key with. The proof is about the opening only: on a network where others
+can change packets, use TLS.
 
 **Messages.** A frame is its length (4 bytes) and the message. Lengths from FFFFFFF0 on are no lengths:
 
-    FFFFFFFF   end: nothing more comes from this side (a connection that ends without it was cut, or its process died)
+    FFFFFFFF   end: nothing more comes from this side. A connection that ends without it was cut, or its
+               process died
     FFFFFFFE   a long message: its length in 8 bytes, then the message (from FFFFFFF0 bytes on)
     FFFFFFFD   a file: its length in 8 bytes, then what is in it
     FFFFFFFC   descriptors: how many, in 4 bytes; they come with the first byte of this (SCM_RIGHTS, unix(7)),
@@ -39,7 +41,7 @@ A side never sends more than the other's hello takes; who does is cut off before
 import struct
 from typing import NamedTuple
 
-from .._errors import IncompatibleError
+from isthmus._errors import IncompatibleError
 
 __all__ = [
     "ACCEPTED",

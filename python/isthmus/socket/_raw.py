@@ -6,7 +6,8 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .._errors import ShutDown, TooLarge, Unsupported
+from isthmus._errors import ShutDown, TooLarge, Unsupported
+
 from ._receive import AHEAD, FileComes, Receiver
 from ._steps import deadline_of, left, wait
 
@@ -24,20 +25,20 @@ class BytesReceiver(Receiver):
     def read(self, size: int, timeout: float | None = None) -> bytes:
         """Exactly `size` bytes; only with framing="raw".
 
-        `Empty` when they have not come within `timeout` seconds, `ShutDown` when the other side finished before.
-        What had come then stays, and the next call goes on with it.
+        `Empty` when they have not come within `timeout` seconds, `ShutDown` when the other side finished
+        before. What had come then stays, and the next call goes on with it.
         """
         self._only("raw", "read")
         if size < 0:
             raise ValueError(f"size is {size}: it takes 0 or more bytes")
-        return self._gather(timeout, lambda parts, got: (got >= size, size), missing=lambda got: size - got)
+        return self._gather(timeout, lambda _parts, got: (got >= size, size), missing=lambda got: size - got)
 
     def read_until(
         self, mark: bytes = b"\n", timeout: float | None = None, *, limit: int | None = None
     ) -> bytes:
-        """All bytes up to `mark` and with it; only with framing="raw". `TooLarge` when there is none in `limit` bytes.
+        """All bytes up to `mark` and with it; only with framing="raw".
 
-        The limit is that of the stream if not given. Otherwise as `read`.
+        `TooLarge` when there is none in `limit` bytes; that of the stream if not given. Otherwise as `read`.
         """
         self._only("raw", "read_until")
         if not mark:
@@ -49,7 +50,7 @@ class BytesReceiver(Receiver):
             before = max(0, len(looked) - len(mark) + 1)
             looked.extend(parts[-1] if parts else b"")
             at = looked.find(mark, before)
-            if at < 0 and got > most or at + len(mark) > most:
+            if (at < 0 and got > most) or at + len(mark) > most:
                 raise TooLarge(
                     f"{self._who} sent {got} bytes without {mark!r}; the limit is {most}",
                     size=got,
@@ -68,7 +69,7 @@ class BytesReceiver(Receiver):
         """Takes what comes until it is enough; what is too much, or all of it after an error, is put back."""
         deadline = deadline_of(timeout)
         if self._owed:
-            self._pay(timeout)
+            self._pay()
         if not self._receiving.acquire(timeout=-1 if timeout is None else timeout):
             raise self._empty(timeout)
         parts: list[bytes] = []
@@ -96,10 +97,11 @@ class BytesReceiver(Receiver):
             self._receiving.release()
 
     def recv_into(self, buffer: "Buffer", timeout: float | None = None) -> int:
-        """Receives into a writable buffer; how many bytes. With framing="raw" what came, up to the buffer's size.
+        """Receives into a writable buffer; how many bytes.
 
-        With messages it takes type=bytes: one message, without a copy when it is large. `TooLarge` when it does
-        not fit: it stays, and can be received into a larger one. Otherwise as `recv`.
+        With framing="raw" what came, up to the buffer's size. With messages it takes type=bytes: one
+        message, without a copy when it is large. `TooLarge` when it does not fit: it stays, and can be
+        received into a larger one. Otherwise as `recv`.
         """
         view = memoryview(buffer).cast("B")
         if view.readonly:
@@ -108,7 +110,7 @@ class BytesReceiver(Receiver):
             raise Unsupported('recv_into is for framing="raw", and for messages with type=bytes')
         deadline = deadline_of(timeout)
         if self._owed:
-            self._pay(timeout)
+            self._pay()
         if not self._receiving.acquire(timeout=-1 if timeout is None else timeout):
             raise self._empty(timeout)
         try:
@@ -121,12 +123,8 @@ class BytesReceiver(Receiver):
     def _raw_into(self, view: memoryview, timeout: float | None, deadline: float | None) -> int:
         while not self._ready and not self._chunk and self._over is None and not self._closed and view.nbytes:
             try:
-                got = 0
-                for got in map(
-                    self._recv_into, (view,), (0,), (0 if timeout is None else socket.MSG_DONTWAIT,)
-                ):
-                    break
-                if got:
+                flags = 0 if timeout is None else socket.MSG_DONTWAIT
+                if got := self._recv_into(view, 0, flags):
                     return got
                 self._at_end()
             except BlockingIOError:

@@ -5,10 +5,10 @@ Behind a large message only the next header is read, so that a large one that fo
 memory by one call (MSG_WAITALL) and not copied again. The socket stays blocking: without a timeout the kernel
 waits; with one a call tries (MSG_DONTWAIT) and poll(2) waits.
 
-**Ctrl+C costs no byte.** A signal handler may raise between any two calls. So what a call returns is stored by
-the loop that made it (`for self._chunk in map(recv, …)`: Python looks for signals after calls and at jumps back,
-and a `for` is neither), and what was found in a chunk takes its place by neighbouring stores. Who is interrupted
-in `recv` and calls again goes on where the stream was.
+**Ctrl+C costs no byte.** A signal handler may raise between any two calls. So what a call returns is stored
+by the loop that made it (`for self._chunk in map(recv, …)`: Python looks for signals after calls and at
+jumps back, and a `for` is neither), and what was found in a chunk takes its place by neighbouring stores.
+Who is interrupted in `recv` and calls again goes on where the stream was.
 
 **Bounded memory.** A stream holds what one read ahead brought, and at most one message that is not complete,
 which grows as its bytes come in and never by what its header says.
@@ -24,7 +24,7 @@ from struct import error as too_short
 from struct import unpack_from
 from typing import TYPE_CHECKING, Any
 
-from .._errors import (
+from isthmus._errors import (
     ClosedError,
     CorruptError,
     Empty,
@@ -35,6 +35,7 @@ from .._errors import (
     TooLarge,
     Unsupported,
 )
+
 from . import _failures
 from ._opening import Opened
 from ._protocol import DESCRIPTORS, END, FILE, FINISHED, HEADER, LONG, NO_LENGTH
@@ -101,7 +102,8 @@ class Receiver:
 
     if TYPE_CHECKING:  # the sending half has it
 
-        def _pay(self, timeout: float | None) -> None: ...
+        def _pay(self) -> None: ...
+        def _unsent(self) -> bool: ...
 
     def _begin_receiving(self, opened: Opened, terms: "Terms") -> None:
         self._receiving = threading.Lock()
@@ -120,8 +122,8 @@ class Receiver:
         else:
             self._decode = None
             self._take = self._take_raw
-        # Came in and not looked at yet; the beginning of a frame or line; parts of one by where they begin, and
-        # what is missing of it.
+        # Came in and not looked at yet; the beginning of a frame or line; parts of one by where they begin,
+        # and what is missing of it.
         self._chunk = b""
         self._rest = b""
         self._parts: dict[int, bytes] = {}
@@ -145,10 +147,10 @@ class Receiver:
     def recv(self, timeout: float | None = None) -> Any:
         """The next message: a value of the stream's type, a line without its end, or the bytes that came.
 
-        `Empty` after `timeout` seconds (None waits, 0 tries). When the other side has finished: `ShutDown`. When
-        its process died or the connection was cut: `PeerDied`, after everything that came before. What came
-        and is no value of the type is an `InvalidMessage`, and the stream goes on with the next; one over
-        the limit is `TooLarge` and ends it. See recv(2).
+        `Empty` after `timeout` seconds (None waits, 0 tries). When the other side has finished: `ShutDown`.
+        When its process died or the connection was cut: `PeerDied`, after everything that came before. What
+        came and is no value of the type is an `InvalidMessage`, and the stream goes on with the next; one
+        over the limit is `TooLarge` and ends it. See recv(2).
         """
         if self._ready:
             try:
@@ -187,7 +189,7 @@ class Receiver:
             return True
         deadline = deadline_of(timeout)
         if self._owed:
-            self._pay(timeout)
+            self._pay()
         if not self._receiving.acquire(timeout=-1 if timeout is None else timeout):
             return False
         try:
@@ -216,8 +218,9 @@ class Receiver:
     def _next(self, timeout: float | None) -> _Item:
         """The next item, waited for."""
         if self._owed:
-            self._pay(timeout)
-        if timeout is None and self._single:
+            self._pay()
+        single = timeout is None and self._single and not self._owed
+        if single:
             # What follows below does the same; this is 2 us faster where messages come one at a time.
             with self._receiving:
                 if self._single and not self._ready:
@@ -234,7 +237,7 @@ class Receiver:
                         came = self._came + 1
                         self._came, self._chunk, self._single = came, b"", True
                         return data
-                    if not chunk and self._over is None:
+                    if not chunk:
                         self._at_end()
         deadline = deadline_of(timeout)
         if not self._receiving.acquire(timeout=-1 if timeout is None else timeout):
@@ -255,20 +258,32 @@ class Receiver:
 
     def _fill(self, timeout: float | None, deadline: float | None) -> None:
         """Until something is in `_ready`. The lock is held."""
+        while not self._fill_now(timeout is None and not (self._owed and self._unsent())):
+            rest = left(deadline)
+            events = select.POLLIN
+            if self._owed and self._unsent():
+                # Who is on the other side may wait for it, and not send before.
+                events |= select.POLLOUT
+            if rest == 0.0 or not wait(self._number, events, rest):
+                raise self._empty(timeout)
+            if events & select.POLLOUT:
+                self._pay()
+
+    def _fill_now(self, may_wait: bool = False) -> bool:
+        """Whether something is in `_ready`, after reading what there is. The lock is held."""
         while not self._ready:
             if self._chunk:
                 self._take()
-                continue
-            if self._over is not None:
+            elif self._over is not None:
                 raise self._over()
-            if self._closed:
+            elif self._closed:
                 raise self._closed_error()
-            try:
-                self._read(timeout is None)
-            except BlockingIOError:
-                rest = left(deadline)
-                if rest == 0.0 or not wait(self._number, select.POLLIN, rest):
-                    raise self._empty(timeout) from None
+            else:
+                try:
+                    self._read(may_wait)
+                except BlockingIOError:
+                    return False
+        return True
 
     def _read(self, may_wait: bool) -> None:
         """One system call: `_chunk` is what came. BlockingIOError when nothing did and it may not wait."""
@@ -391,9 +406,8 @@ class Receiver:
         came = self._came + len(found)
         if self._rights is not None:
             self._rights.held = held
-        self._ready, self._came, self._rest, self._parts, self._missing, self._given, self._over, self._chunk = (
-            ready, came, rest, parts, missing, given, over, b"",
-        )  # fmt: skip
+        self._ready, self._came, self._rest, self._parts, self._missing = ready, came, rest, parts, missing
+        self._given, self._over, self._chunk = given, over, b""
 
     def _take_part(self, chunk: bytes) -> None:
         """Of a large message."""
@@ -450,7 +464,7 @@ class Receiver:
     # ---- ends
 
     def _says_finished(self) -> bool:
-        """Whether the other side has said that it has finished, as far as can be seen without taking anything."""
+        """Whether the other side has said that it has finished, as far as can be seen."""
         if self._over == self._finished:
             return True
         if not self._framed or self._tls is not None:
@@ -463,6 +477,8 @@ class Receiver:
 
     def _at_end(self) -> None:
         """The connection gives no more bytes."""
+        if self._over is not None:
+            return
         if self._closed:
             self._over = self._closed_error
         elif self._take == self._take_messages:

@@ -1,7 +1,8 @@
 """Descriptors that come with bytes of a Unix socket: SCM_RIGHTS, unix(7) and cmsg(3).
 
-They are taken only by a stream that was made with `descriptors=`: where a socket is read without room for them, the
-kernel closes what comes. What is here and belongs to no message (yet) is closed when the stream ends.
+They are taken only by a stream that was made with `descriptors=`: where a socket is read without room for
+them, the kernel closes what comes. What is here and belongs to no message (yet) is closed when the stream
+ends.
 """
 
 import array
@@ -9,7 +10,7 @@ import os
 import socket
 from collections.abc import Iterable
 
-from .._errors import CorruptError, TooLarge
+from isthmus._errors import CorruptError, TooLarge
 
 __all__ = ["Rights", "ancillary", "close_all"]
 
@@ -29,7 +30,7 @@ def ancillary(descriptors: Iterable[int]) -> list[tuple[int, int, bytes]]:
 
 
 class Rights:
-    """Receives bytes of a socket with the descriptors that come along, up to `limit` that wait for their message."""
+    """Receives bytes of a socket and the descriptors with them; up to `limit` wait for their message."""
 
     def __init__(self, sock: socket.socket, limit: int) -> None:
         self._recvmsg = sock.recvmsg

@@ -1,13 +1,16 @@
 """The sending half of a stream: frames messages, and knows at every moment what the kernel has taken.
 
-A small message goes out at once, header and all in one buffer, by one call. A large one goes out by sendmsg(2)
-from where it is. `send_many`, and `send(…, flush=False)`, put small ones together and send them as one.
+A small message goes out at once, header and all in one buffer, by one call. A large one goes out by
+sendmsg(2) from where it is. `send_many`, and `send(…, flush=False)`, put small ones together and send them
+as one.
 
-A message is sent when its first byte is: what is begun is finished. Where the time is over in the middle of one,
-or Ctrl+C comes, the rest stays in `_packet` and goes first with the next call on the stream; the rest of one
-message at most, so memory stays bounded. `_sent` is stored by the loop that made the call, as in `_receive`.
+A message is sent when its first byte is: what is begun is finished. Where the time is over in the middle of
+one, or Ctrl+C comes, the rest stays in `_packet` and goes first with the next call on the stream; the rest
+of one message at most, so memory stays bounded. `_sent` is stored by the loop that made the call, as in
+`_receive`.
 """
 
+import contextlib
 import select
 import socket
 import threading
@@ -16,7 +19,8 @@ from copy import copy
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from .._errors import ClosedError, Full, IsthmusError, PeerDied, ShutDown, TooLarge, Unsupported
+from isthmus._errors import ClosedError, Full, IsthmusError, PeerDied, ShutDown, TooLarge, Unsupported
+
 from . import _failures
 from ._opening import Opened
 from ._protocol import END, HEADER, descriptors_header, frame_header
@@ -74,8 +78,8 @@ class Sender:
             self._encode = None if terms.codec is None else terms.codec.encode
         elif terms.framing == "lines":
             self._encode = _line
-        # What is being sent (in a cell, which `_sends` reads), and how much of it the kernel has; small messages
-        # that wait for others.
+        # What is being sent (in a cell, which `_sends` reads), and how much of it the kernel has; small
+        # messages that wait for others.
         self._packet: list[Any] = [None]
         self._sent = 0
         packets = map(self._packet.__getitem__, repeat(0))
@@ -99,11 +103,11 @@ class Sender:
     ) -> None:
         """Sends a message: a value of the stream's type, a line, or bytes.
 
-        Returns when the kernel has it; it may wait there until the other side takes it. `Full` when nothing of
-        it could be sent within `timeout` seconds (None waits, 0 tries); a message of which a part went out in
-        time counts as sent, and the next call on this stream sends its rest before anything else. `TooLarge`
-        beyond the other side's limit. `ShutDown` when the other side has closed the stream, `PeerDied` when its
-        process died or the connection was cut. See send(2).
+        Returns when the kernel has it; it may wait there until the other side takes it. `Full` when nothing
+        of it could be sent within `timeout` seconds (None waits, 0 tries); a message of which a part went
+        out in time counts as sent, and the next call on this stream sends its rest before anything else.
+        `TooLarge` beyond the other side's limit. `ShutDown` when the other side has closed the stream,
+        `PeerDied` when its process died or the connection was cut. See send(2).
 
         With `flush=False` a small message waits until 64 KiB of them have come together, or for the next call
         that sends or receives, `flush` or `close`: many small messages then cost few system calls.
@@ -151,8 +155,8 @@ class Sender:
     def send_many(self, messages: Iterable[Any], timeout: float | None = None) -> int:
         """Sends messages, small ones together; how many. `Full` says in `sent` how many went out in time.
 
-        `timeout` is for all of them. Any other error (of a message that cannot be sent, say) comes after what was
-        before it has been sent.
+        `timeout` is for all of them. Any other error (of a message that cannot be sent, say) comes after
+        what was before it has been sent.
         """
         deadline = deadline_of(timeout)
         count = 0
@@ -195,7 +199,7 @@ class Sender:
         return count
 
     def flush(self, timeout: float | None = None) -> None:
-        """Sends what `flush=False` kept, and the rest of a message that was begun; `Full` when time is over."""
+        """Sends what `flush=False` kept, and the rest of a message begun; `Full` when time is over."""
         deadline = deadline_of(timeout)
         self._lock_to_send(timeout)
         try:
@@ -234,8 +238,8 @@ class Sender:
         passed = [_number(descriptor) for descriptor in descriptors]
         if passed and len(passed) > self._takes_descriptors:
             raise Unsupported(
-                f"{self._who} takes {self._takes_descriptors} descriptors with a message, not {len(passed)}: both "
-                "ends say at opening how many they take (descriptors=), and only over Unix sockets"
+                f"{self._who} takes {self._takes_descriptors} descriptors with a message, not {len(passed)}: "
+                "both ends say at opening how many they take (descriptors=), and only over Unix sockets"
             )
         if self._framed:
             views.insert(0, frame_header(size))
@@ -283,7 +287,7 @@ class Sender:
             self._finish_packet(None, None)
 
     def _grow(self) -> None:
-        """With the first large message, so that the other side finds more of it at a time. TCP does it by itself."""
+        """With the first large message: the other side then finds more at a time. TCP does it itself."""
         self._grown = True
         if self._sock.family == socket.AF_UNIX:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _GROWN)
@@ -322,13 +326,22 @@ class Sender:
         finally:
             self._sending.release()
 
-    def _pay(self, timeout: float | None) -> None:
-        """Before waiting for the other side: it may be waiting for what is still here."""
-        if self._sending.acquire(blocking=False):  # otherwise who has the lock sends it
+    def _unsent(self) -> bool:
+        """Whether something waits here to be sent, and can be."""
+        if self._broken is not None or self._finished_here or self._closed:
+            return False
+        return bool(
+            self._packet[0] is not None or self._held or (self._tls is not None and self._tls.pending)
+        )
+
+    def _pay(self) -> None:
+        """Sends what can be sent, before waiting for the other side, which may be waiting for it."""
+        if self._unsent() and self._sending.acquire(blocking=False):  # otherwise who has the lock sends it
             try:
-                self._prepare(timeout, deadline_of(timeout))
-            except (Full, ShutDown, PeerDied, ClosedError):
-                pass  # receiving goes on, and tells what is wrong
+                with contextlib.suppress(
+                    Full, ShutDown, PeerDied, ClosedError
+                ):  # receiving says what is wrong
+                    self._prepare(0.0, 0.0)
             finally:
                 self._sending.release()
 
@@ -389,8 +402,11 @@ class Sender:
             return
 
     def _finish_packet(self, timeout: float | None, deadline: float | None, *, old: bool = False) -> None:
-        """Sends what is missing of `_packet`. When time is over: `Full` where nothing of it went (or where it is
-        `old`, from a call before), and otherwise the rest is kept for the next call."""
+        """Sends what is missing of `_packet`.
+
+        When time is over: `Full` where nothing of it went, or where it is `old` (of a call before);
+        otherwise the rest is kept for the next call.
+        """
         flags = _WAIT_ARGUMENT if timeout is None else _NOW_ARGUMENT
         try:
             while self._packet[0] is not None:

@@ -1,8 +1,8 @@
 """Opening a connection in steps, so that threads, event loops and listeners share the code.
 
-What is to be done is a generator. It never waits: it yields a `Need`, and whoever drives it sends True when the
-descriptor is ready, or False after the seconds of the need. Threads drive one (`run`), a listener drives one a
-client by its epoll, and event loops have their own driver.
+What is to be done is a generator. It never waits: it yields a `Need`, and whoever drives it sends True when
+the descriptor is ready, or False after the seconds of the need. Threads drive one (`run`), a listener
+drives one a client by its epoll, and event loops have their own driver.
 """
 
 import random
@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from math import ceil
 from typing import NamedTuple, TypeAlias, TypeVar
 
-from .._errors import Timeout
+from isthmus._errors import Timeout
 
 __all__ = ["Backoff", "Need", "Steps", "check_timeout", "deadline_of", "left", "run", "wait"]
 
@@ -84,28 +84,29 @@ def run(steps: Steps[R], timeout: float | None, doing: str) -> R:
 class Backoff:
     """Pauses between attempts: each `factor` times the last, up to `most` seconds, and shortened at random.
 
-    `jitter` is the part of each pause that chance may take away, so that clients of a server that came back do
-    not all knock at the same moment: 0.0 to 1.0.
+    `jitter` is the part of each pause that chance may take away, so that clients of a server that came back
+    do not all knock at the same moment: 0.0 to 1.0.
     """
 
-    __slots__ = ("factor", "first", "jitter", "most")
+    __slots__ = {
+        "factor": "By how much each pause is longer than the one before.",
+        "first": "Seconds of the first pause.",
+        "jitter": "The part of a pause that chance may take away.",
+        "most": "Seconds of the longest pause.",
+    }
 
     def __init__(
         self, first: float = 0.05, *, factor: float = 2.0, most: float = 5.0, jitter: float = 0.5
     ) -> None:
         if not (first > 0 and factor >= 1 and most >= first and 0 <= jitter <= 1):
             raise ValueError(
-                f"Backoff(first={first}, factor={factor}, most={most}, jitter={jitter}): first is above 0, factor "
-                "at least 1, most at least first, jitter from 0 to 1"
+                f"Backoff(first={first}, factor={factor}, most={most}, jitter={jitter}): first is above 0, "
+                "factor at least 1, most at least first, jitter from 0 to 1"
             )
         self.first = first
-        """Seconds of the first pause."""
         self.factor = factor
-        """By how much each pause is longer than the one before."""
         self.most = most
-        """Seconds of the longest pause."""
         self.jitter = jitter
-        """The part of a pause that chance may take away."""
 
     def __repr__(self) -> str:
         return f"Backoff({self.first}, factor={self.factor}, most={self.most}, jitter={self.jitter})"

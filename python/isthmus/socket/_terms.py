@@ -3,8 +3,9 @@
 import ssl
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from .._codec import OBJECT, Codec, codec_for
-from .._errors import Unsupported
+from isthmus._codec import OBJECT, Codec, codec_for
+from isthmus._errors import Unsupported
+
 from ._address import Address
 from ._auth import Users, key_of, users_of
 
@@ -95,7 +96,7 @@ def terms_for(
     )  # fmt: skip
     if terms.pickles and not unix:
         raise Unsupported(
-            f"{address}: type=object (pickle) lets who sends run code here, so it takes a Unix socket and a peer "
-            "of the same user; over TCP use a type that msgspec takes"
+            f"{address}: type=object (pickle) lets who sends run code here, so it takes a Unix socket and a "
+            "peer of the same user; over TCP use a type that msgspec takes"
         )
     return terms

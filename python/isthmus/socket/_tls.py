@@ -1,9 +1,10 @@
 """TLS for streams: `Tls` says who proves what, `TlsChannel` is a socket as the rest of the package sees one.
 
-The engine of OpenSSL works in memory (`ssl.MemoryBIO`), and we move what it makes and takes. So one thread may
-receive while another sends, each call has its own timeout, and event loops share the code.
+The engine of OpenSSL works in memory (`ssl.MemoryBIO`), and we move what it makes and takes. So one thread
+may receive while another sends, each call has its own timeout, and event loops share the code.
 """
 
+import contextlib
 import os
 import select
 import socket
@@ -13,7 +14,8 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .._errors import Denied, IncompatibleError
+from isthmus._errors import Denied, IncompatibleError
+
 from ._steps import Need, Steps
 
 if TYPE_CHECKING:
@@ -29,16 +31,23 @@ _NOW = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 class Tls:
     """Certificates for TLS (version 1.2 or later), in PEM files.
 
-    - `certificate` and `key` prove who this side is: needed by a `Listener`, and by a `Stream` whose server asks
-      for it. The key may stand in the certificate's file.
-    - `authority` is the certificate of who signs the other side's. A `Stream` without it trusts what the system
-      trusts. A `Listener` with it takes only clients that show a certificate signed by it: mutual TLS.
-    - `server_name` is the name that the server's certificate has to be for; the host of the address if not given.
+    - `certificate` and `key` prove who this side is: needed by a `Listener`, and by a `Stream` whose server
+      asks for it. The key may stand in the certificate's file.
+    - `authority` is the certificate of who signs the other side's. A `Stream` without it trusts what the
+      system trusts. A `Listener` with it takes only clients that show a certificate signed by it: mutual
+      TLS.
+    - `server_name` is the name that the server's certificate has to be for; the host of the address if not
+      given.
 
     A server's certificate is always checked, its name included. For anything else give an `ssl.SSLContext`.
     """
 
-    __slots__ = ("authority", "certificate", "key", "server_name")
+    __slots__ = {
+        "authority": "File of the certificates that sign the other side's.",
+        "certificate": "File of this side's certificate, with those between it and the authority.",
+        "key": "File of its private key.",
+        "server_name": "The name in the server's certificate, where it is not the host of the address.",
+    }
 
     def __init__(
         self,
@@ -51,13 +60,9 @@ class Tls:
         if key is not None and certificate is None:
             raise ValueError("key= is the private key of certificate=, which is missing")
         self.certificate = certificate
-        """File of this side's certificate, with those between it and the authority."""
         self.key = key
-        """File of its private key."""
         self.authority = authority
-        """File of the certificates that sign the other side's."""
         self.server_name = server_name
-        """The name in the server's certificate, where it is not the host of the address."""
 
     def __repr__(self) -> str:
         return f"Tls(certificate={self.certificate!r}, authority={self.authority!r})"
@@ -120,8 +125,7 @@ class TlsChannel:
         while True:
             with self._engine_lock:
                 try:
-                    # An SSLObject gives one record at a time.
-                    return self.engine.read(size)
+                    return self.engine.read(size)  # one record at a time
                 except ssl.SSLWantReadError:
                     pass
                 except ssl.SSLZeroReturnError:
@@ -151,10 +155,8 @@ class TlsChannel:
         with memoryview(data) as view, view.cast("B") as flat, flat[:_PIECE] as piece:
             with self._engine_lock:
                 taken = self.engine.write(piece) if piece.nbytes else 0
-        try:
+        with contextlib.suppress(BlockingIOError):
             self.flush(flags)
-        except BlockingIOError:
-            pass
         return taken
 
     def sendmsg(self, buffers: "Iterable[Buffer]", _ancillary: object = (), flags: int = 0) -> int:
@@ -187,22 +189,16 @@ class TlsChannel:
     def _flush_some(self) -> None:
         if self._socket_lock.acquire(blocking=False):  # who sends flushes anyway
             self._socket_lock.release()
-            try:
+            with contextlib.suppress(BlockingIOError):
                 self.flush(_NOW)
-            except BlockingIOError:
-                pass
 
     def finish(self) -> None:
         """Announces that nothing more comes; what cannot be sent at once is not sent."""
         with self._engine_lock:
-            try:
+            with contextlib.suppress(ssl.SSLError, ValueError):
                 self.engine.unwrap()
-            except (ssl.SSLError, ValueError):
-                pass
-        try:
+        with contextlib.suppress(OSError):
             self.flush(_NOW)
-        except OSError:
-            pass
 
 
 def open_tls(
@@ -230,10 +226,8 @@ def open_tls(
 
 def _tell_why(channel: TlsChannel) -> None:
     # The alert that says what was wrong; nothing waits for it.
-    try:
+    with contextlib.suppress(OSError):
         channel.flush(_NOW)
-    except OSError:
-        pass
 
 
 def _flushed(channel: TlsChannel, sock: socket.socket) -> Steps[None]:

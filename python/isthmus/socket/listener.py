@@ -1,12 +1,13 @@
 """`Listener`: where streams come in. One slow, silent or hostile client keeps no other waiting.
 
-Each connection that comes in has its opening (TLS, handshake) driven in steps beside all others, by one epoll, while
-somebody waits in `accept`. An opening that is not done in `opening_timeout` seconds ends, and where too many are
-under way the oldest ends. So an accept storm costs a bounded number of descriptors and a few hundred bytes each.
+Each connection that comes in has its opening (TLS, handshake) driven in steps beside all others, by one
+epoll, while somebody waits in `accept`. An opening that is not done in `opening_timeout` seconds ends, and
+where too many are under way the oldest ends. So an accept storm costs a bounded number of descriptors and a
+few hundred bytes each.
 
-Where the process has no descriptor left, the kernel would report the same connection for ever. One descriptor is
-kept in reserve: it is given up, the connection is taken with it and told that the server is busy, and it is opened
-again. Nobody waits in vain, and when descriptors are free again all goes on.
+Where the process has no descriptor left, the kernel would report the same connection for ever. One
+descriptor is kept in reserve: it is given up, the connection is taken with it and told that the server is
+busy, and it is opened again. Nobody waits in vain, and when descriptors are free again all goes on.
 """
 
 import contextlib
@@ -17,11 +18,11 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from types import TracebackType
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
-from .._errors import ClosedError, Denied, Empty, IncompatibleError, Unsupported
+from isthmus._errors import ClosedError, Denied, Empty, IncompatibleError, Unsupported
+
 from . import _binding
 from ._address import Address, of_socket, parse
 from ._auth import Users
@@ -42,7 +43,8 @@ _AT_ONCE = 64
 """Connections accepted in a row before those in their opening have their turn."""
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PASSING = {errno.EAGAIN, errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ENETDOWN,
-            errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOPROTOOPT, errno.EOPNOTSUPP}  # fmt: skip
+            errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOPROTOOPT,
+            errno.EOPNOTSUPP}  # fmt: skip
 """Errors of accept(2) that are about one connection, which is gone."""
 _PAUSE = 0.05
 """Seconds without accepting when not even the reserve helps."""
@@ -83,21 +85,23 @@ class _Pending:
 class Listener(Generic[T]):
     """Takes connections at an address and gives a `Stream` for each: `accept()`, or iteration.
 
-    Addresses are those of `Stream`; "tcp://*:5000" is every interface, IPv6 and IPv4, and port 0 takes a free one
-    (`address` says which). At a path whose process is gone the listener takes its place; where one is alive it is an
-    OSError (EADDRINUSE).
+    Addresses are those of `Stream`; "tcp://*:5000" is every interface, IPv6 and IPv4, and port 0 takes a
+    free one (`address` says which). At a path whose process is gone the listener takes its place; where one
+    is alive it is an OSError (EADDRINUSE).
 
-    `type`, `framing`, `limit`, `users`, `key`, `descriptors` and `keepalive` are as in `Stream`, for all of its
-    streams; `tls` is a `Tls` with a certificate or an `ssl.SSLContext`. Besides:
+    `type`, `framing`, `limit`, `users`, `key`, `descriptors` and `keepalive` are as in `Stream`, for all of
+    its streams; `tls` is a `Tls` with a certificate or an `ssl.SSLContext`. Besides:
 
     - `mode`: permissions of the file of a Unix socket (0o600, this user only). Who may not write to it cannot
       connect, so for other `users` give it as well. Others may not be able to come through the directory.
     - `backlog`: connections that wait in the kernel to be accepted (4096, or what the kernel allows at most).
-    - `reuse_port`: several processes of one user may listen at the same TCP port; the kernel spreads connections.
+    - `reuse_port`: several processes of one user may listen at the same TCP port; the kernel spreads
+      connections.
     - `opening_timeout`: seconds that a client has for TLS and the handshake (10).
     - `most_opening`: clients that may be doing that at the same time (1024); one more, and the oldest ends.
 
-    In a forked child the listener goes on working, so workers may share it: each connection goes to one of them.
+    In a forked child the listener goes on working, so workers may share it: each connection goes to one of
+    them.
     """
 
     def __init__(
@@ -161,8 +165,8 @@ class Listener(Generic[T]):
     def inherited(cls, which: int | str = 0, **options: Any) -> "Listener[Any]":
         """The listener that systemd (or who starts programs like it) has opened for this process.
 
-        `which` is its number from 0, or its name (`FileDescriptorName=`). `options` are those of `from_socket`.
-        LookupError where there is none. See sd_listen_fds(3).
+        `which` is its number from 0, or its name (`FileDescriptorName=`). `options` are those of
+        `from_socket`. LookupError where there is none. See sd_listen_fds(3).
         """
         return cls.from_socket(socket.socket(fileno=_inherited(which)), **options)
 
@@ -183,6 +187,7 @@ class Listener(Generic[T]):
         self._most_opening = most_opening
         self._owner = os.getpid()
         self._closed = False
+        self._before_close: Callable[[int], None] | None = None
         self._counts = dict.fromkeys(("denied", "incompatible", "timed_out", "gone", "no_descriptors"), 0)
         self._accepted = 0
         for sock in socks:
@@ -206,8 +211,8 @@ class Listener(Generic[T]):
     def accept(self, timeout: float | None = None) -> "Stream[T]":
         """The next stream, opened and checked; `Empty` after `timeout` seconds (None waits, 0 tries).
 
-        Clients that fail in their opening are told, counted in `stats()` and not seen here. Any number of threads
-        may wait. See accept(2).
+        Clients that fail in their opening are told, counted in `stats()` and not seen here. Any number of
+        threads may wait. See accept(2).
         """
         deadline = deadline_of(timeout)
         with self._in_this_process():
@@ -265,13 +270,15 @@ class Listener(Generic[T]):
         return -1 if self._closed else self._epoll.fileno()
 
     def close(self) -> None:
-        """Stops listening; streams that were accepted go on. The file of a Unix socket goes with the listener.
+        """Stops listening; streams that were accepted go on.
 
-        A forked child that closes only gives back its descriptors.
+        The file of a Unix socket goes with it. A forked child that closes only gives back its descriptors.
         """
         if self._closed:
             return
         self._closed = True
+        if self._before_close is not None:
+            self._before_close(self._epoll.fileno())
         if os.getpid() == self._owner:
             _binding.unbind_unix(self._where, self._identity)
             for sock in self._socks:
@@ -286,12 +293,7 @@ class Listener(Generic[T]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -1,5 +1,6 @@
 """`Stream`: a connection to one other process, over a Unix socket or TCP."""
 
+import contextlib
 import fcntl
 import os
 import select
@@ -7,11 +8,10 @@ import socket
 import struct
 import termios
 import time
-from collections.abc import Iterable
-from types import TracebackType
+from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
-from .._errors import (
+from isthmus._errors import (
     IsthmusError,
     PeerDied,
     Refused,
@@ -19,6 +19,7 @@ from .._errors import (
     Unreachable,
     Unsupported,
 )
+
 from . import _files
 from ._address import Address, of_socket, parse
 from ._auth import Credentials, Users, credentials_of
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from ._files import HasFileno
 
-__all__ = ["Stream", "connect_again"]
+__all__ = ["TRY_AGAIN", "Stream", "backoff_of", "connect_again", "connecting_terms"]
 
 T = TypeVar("T")
 
@@ -48,28 +49,30 @@ _DISCARD = 1 << 16
 class Stream(BytesReceiver, Sender, Generic[T]):
     """A connection to one other process: messages of a type, lines, or bytes.
 
-    `Stream(address)` connects to "unix:///run/jobs.sock", "unix://@name" (abstract) or "tcp://host:5000", where
-    a `Listener` with the same `type` and `framing` listens. It tries for `timeout` seconds (30; None waits), and
-    fails at once with `Refused`, `FileNotFoundError` (no such Unix socket) or `Unreachable`; with `retry=True`
-    (or a `Backoff`) it tries these again until the time is over. A peer of another type or protocol is an
-    `IncompatibleError`, one that does not prove what it has to is `Denied`.
+    `Stream(address)` connects to "unix:///run/jobs.sock", "unix://@name" (abstract) or "tcp://host:5000",
+    where a `Listener` with the same `type` and `framing` listens. It tries for `timeout` seconds (30; None
+    waits), and fails at once with `Refused`, `FileNotFoundError` (no such Unix socket) or `Unreachable`;
+    with `retry=True` (or a `Backoff`) it tries these again until the time is over. A peer of another type
+    or protocol is an `IncompatibleError`, one that does not prove what it has to is `Denied`.
 
-    - `framing`: "messages" (as here), or for other programs "lines" of UTF-8 and "raw" bytes, which come without
-      any handshake.
+    - `framing`: "messages" (as here), or for other programs "lines" of UTF-8 and "raw" bytes, which come
+      without any handshake.
     - `type` of messages: whatever msgspec takes if not given (numbers, text, bytes, lists, dicts); a
-      `msgspec.Struct`, dataclass or any type that `Queue` takes, validated on receipt. `object` (pickle) takes
-      a Unix socket and a peer of the same user.
+      `msgspec.Struct`, dataclass or any type that `Queue` takes, validated on receipt. `object` (pickle)
+      takes a Unix socket and a peer of the same user.
     - `limit`: bytes of the largest message (64 MiB) or line (1 MiB) that this side takes.
     - `users`: who may be on the other side of a Unix socket: user ids and names, or "any". If not given, this
       user and root; with other programs ("lines", "raw") the permissions of the file decide.
-    - `key`: a secret that both sides have, 16 bytes at least. Each proves to the other that it has it, without
-      showing it. What is sent afterwards is not protected by it: on a network that others can change, use `tls`.
+    - `key`: a secret that both sides have, 16 bytes at least. Each proves to the other that it has it,
+      without showing it. What is sent afterwards is not protected by it: on a network that others can
+      change, use `tls`.
     - `tls`, for TCP: True, a `Tls` or an `ssl.SSLContext`.
-    - `descriptors`: how many descriptors may come with a message, over Unix sockets; 0, and what comes is closed.
+    - `descriptors`: how many descriptors may come with a message, over Unix sockets; 0, and what comes is
+      closed.
     - `keepalive`, for TCP: after so many seconds (60) without an answer of its kernel the peer is `PeerDied`.
 
-    Any number of threads may use a stream; one receives at a time, and one sends. In a forked child it goes on
-    working, and `close` there ends the child's descriptor only.
+    Any number of threads may use a stream; one receives at a time, and one sends. In a forked child it goes
+    on working, and `close` there ends the child's descriptor only.
     """
 
     @overload
@@ -154,7 +157,7 @@ class Stream(BytesReceiver, Sender, Generic[T]):
         where, terms = connecting_terms(
             address, type, framing, limit, users, key, tls, descriptors, keepalive
         )
-        opened = connect_again(where, terms, timeout, _backoff(retry))
+        opened = connect_again(where, terms, timeout, backoff_of(retry))
         self._begin(where, terms, opened, CONNECTED)
 
     # ---- other ways to have one
@@ -207,7 +210,8 @@ class Stream(BytesReceiver, Sender, Generic[T]):
     ) -> "Stream[Any]":
         """A stream of a connected socket, which it takes over and closes.
 
-        `accepted` says which side this is: in the opening one side begins, and a TLS server has a certificate.
+        `accepted` says which side this is: in the opening one side begins, and a TLS server has a
+        certificate.
         """
         from ._tls import server_context
 
@@ -241,6 +245,7 @@ class Stream(BytesReceiver, Sender, Generic[T]):
         self._framing = terms.framing
         self._owner = os.getpid()
         self._closed = False
+        self._before_close: Callable[[int], None] | None = None
         self._attach(opened)
 
     def _attach(self, opened: Opened) -> None:
@@ -284,7 +289,7 @@ class Stream(BytesReceiver, Sender, Generic[T]):
 
     @property
     def framing(self) -> Framing:
-        """ "messages", "lines" or "raw"."""
+        """How messages are told apart: "messages", "lines" or "raw"."""
         return self._framing  # type: ignore[return-value]
 
     @property
@@ -303,8 +308,10 @@ class Stream(BytesReceiver, Sender, Generic[T]):
         return self._closed
 
     def fileno(self) -> int:
-        """The descriptor, for `isthmus.select` and poll(2); -1 when closed. What is read ahead it does not show:
-        ask `poll(0)` first."""
+        """The descriptor, for `isthmus.select` and poll(2); -1 when closed.
+
+        What is read ahead it does not show: ask `poll(0)` first.
+        """
         return -1 if self._closed else self._number
 
     def __repr__(self) -> str:
@@ -314,10 +321,10 @@ class Stream(BytesReceiver, Sender, Generic[T]):
     # ---- more to send and to receive
 
     def recv_with_descriptors(self, timeout: float | None = None) -> tuple[T, list[int]]:
-        """The next message and the descriptors that came with it, which are the caller's to close from now on.
+        """The next message and the descriptors that came with it: the caller's to close from now on.
 
-        Takes a stream that was made with `descriptors=`. `recv` closes what comes with a message. Waits and fails
-        as `recv` does.
+        Takes a stream that was made with `descriptors=`. `recv` closes what comes with a message. Waits and
+        fails as `recv` does.
         """
         self._only("messages", "recv_with_descriptors")
         item = self._next(timeout)
@@ -339,25 +346,28 @@ class Stream(BytesReceiver, Sender, Generic[T]):
         count: int | None = None,
         timeout: float | None = None,
     ) -> int:
-        """Sends `count` bytes of an open file from `offset` on (all of it), without them passing through Python; how
-        many. It takes no notice of any limit.
+        """Sends `count` bytes of an open file from `offset` on (all of it); how many.
 
-        With messages the other side takes it by `recv_file`. When it cannot be sent to its end (`Full` within
-        `timeout` seconds, or the file became shorter) nothing more can be sent: close the stream. See sendfile(2).
+        They do not pass through Python, and no limit counts.
+
+        With messages the other side takes it by `recv_file`. When it cannot be sent to its end (`Full`
+        within `timeout` seconds, or the file became shorter) nothing more can be sent: close the stream.
+        See sendfile(2).
         """
         return _files.send_file(self, file, offset, count, timeout)
 
     def recv_file(self, file: IO[bytes], *, count: int | None = None, timeout: float | None = None) -> int:
         """Writes the file that the other side sends into `file`, piece by piece; how many bytes.
 
-        With messages: what one `send_file` sends; `TooLarge` when it is longer than `count`, and `Unsupported` when
-        a message comes instead. With framing="raw": `count` bytes, or all until the other side finishes.
-        After `Empty` (nothing came in `timeout` seconds) another call goes on where this one was.
+        With messages: what one `send_file` sends; `TooLarge` when it is longer than `count`, and
+        `Unsupported` when a message comes instead. With framing="raw": `count` bytes, or all until the
+        other side finishes. After `Empty` (nothing came in `timeout` seconds) another call goes on where
+        this one was.
         """
         return _files.recv_file(self, file, count, timeout)
 
     def makefile(self, mode: str = "rb", *, timeout: float | None = None) -> Any:
-        """The stream as a buffered file, "rb" or "wb", only with framing="raw"; closing it leaves the stream open."""
+        """The stream as a buffered file, "rb" or "wb"; framing="raw" only. Closing it closes no stream."""
         self._only("raw", "makefile")
         if mode not in {"rb", "wb"}:
             raise ValueError(f'mode={mode!r} is "rb" or "wb"')
@@ -369,11 +379,12 @@ class Stream(BytesReceiver, Sender, Generic[T]):
     # ---- ends
 
     def close(self, timeout: float | None = 1.0, *, finish: bool = True) -> None:
-        """Ends the stream: says that it has finished, sends what is still here for up to `timeout` seconds, and
-        gives the descriptor back. Calls in other threads end with `ClosedError`.
+        """Ends the stream: sends what is here, for up to `timeout` seconds, and says that it has finished.
 
-        With `finish=False` only the descriptor is given back: for a process that has handed the stream to a child.
-        See close(2).
+        The descriptor is given back, and calls in other threads end with `ClosedError`.
+
+        With `finish=False` only the descriptor is given back: for a process that has handed the stream to a
+        child. See close(2).
         """
         check_timeout(timeout)
         if self._closed:
@@ -383,26 +394,22 @@ class Stream(BytesReceiver, Sender, Generic[T]):
             self._wind_up(timeout)
         self._closed = self._owed = True
         if ours:
-            try:
+            with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)  # wakes who waits in the kernel
-            except OSError:
-                pass
         self._release()
 
     def _wind_up(self, timeout: float | None) -> None:
         deadline = deadline_of(timeout)
-        try:
+        with contextlib.suppress(IsthmusError, OSError):  # there is nobody to tell
             if self._broken is None:
                 self.finish(timeout)
                 self._linger(deadline)
-        except (IsthmusError, OSError):
-            pass  # there is nobody to tell
 
     def _linger(self, deadline: float | None) -> None:
-        """Over TCP, a close with bytes unread throws away what is on its way to the other side: reads them away."""
+        """Over TCP, closing with bytes unread would throw away what is on its way: reads them."""
         if self._where.scheme == "unix":
             return
-        while struct.unpack("i", fcntl.ioctl(self._number, termios.TIOCOUTQ, b"\0\0\0\0"))[0]:
+        while self._outstanding():
             if not wait(self._number, select.POLLIN, min(left(deadline) or 0.0, 0.005)):
                 if left(deadline) == 0.0:
                     return
@@ -411,14 +418,19 @@ class Stream(BytesReceiver, Sender, Generic[T]):
                 if left(deadline) == 0.0:
                     return
 
+    def _outstanding(self) -> int:
+        """Bytes that the other side's kernel has not acknowledged, SIOCOUTQ in tcp(7)."""
+        count: int = struct.unpack("i", fcntl.ioctl(self._number, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
+        return count
+
     def _release(self) -> None:
+        if self._before_close is not None:
+            self._before_close(self._number)
         # Threads inside have been woken; with a descriptor closed under them they would meet another file.
         # In a forked child nobody is inside, and locks may be held for ever by threads that are not here.
         inside = []
         if os.getpid() == self._owner:
-            for lock in (self._sending, self._receiving):
-                if lock.acquire(timeout=1.0):
-                    inside.append(lock)
+            inside = [lock for lock in (self._sending, self._receiving) if lock.acquire(timeout=1.0)]
         self._sock.close()
         if self._rights is not None:
             self._rights.close()
@@ -435,26 +447,22 @@ class Stream(BytesReceiver, Sender, Generic[T]):
     def _shut_sending(self) -> None:
         if self._tls is not None:
             self._tls.finish()
-        try:
+        with contextlib.suppress(OSError):  # the other side was faster
             self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the other side was faster
 
     def reconnect(self, timeout: float | None = None, *, backoff: Backoff | None = None) -> None:
         """Connects again, to the same address on the same terms; tries until it succeeds, or `Timeout`.
 
-        For a stream that connected, after `PeerDied` or `ShutDown`. Attempts come after pauses as `backoff` says.
-        What was received and not taken is gone, and so is what was sent and had not arrived; which messages these
-        are only the application can know.
+        For a stream that connected, after `PeerDied` or `ShutDown`. Attempts come after pauses as `backoff`
+        says. What was received and not taken is gone, and so is what was sent and had not arrived; which
+        messages these are only the application can know.
         """
         if self._role != CONNECTED or self._where.path == "(pair)":
             raise Unsupported("only the side that connected can connect again: this stream was accepted")
         deadline = deadline_of(timeout)
         self._closed = self._owed = True
-        try:
+        with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._release()
         opened = connect_again(self._where, self._terms, left(deadline), backoff or Backoff())
         self._owner = os.getpid()
@@ -464,19 +472,14 @@ class Stream(BytesReceiver, Sender, Generic[T]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: "type[BaseException] | None",  # type: ignore[valid-type]
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
-    if TYPE_CHECKING:
+    if TYPE_CHECKING:  # what they say is said in `Receiver` and `Sender`
 
-        def recv(self, timeout: float | None = None) -> T: ...
-        def recv_many(self, most: int | None = None, timeout: float | None = None) -> list[T]: ...
-        def send_many(self, messages: Iterable[T], timeout: float | None = None) -> int: ...
+        def recv(self, timeout: float | None = None) -> T: ...  # noqa: D102
+        def recv_many(self, most: int | None = None, timeout: float | None = None) -> list[T]: ...  # noqa: D102
+        def send_many(self, messages: Iterable[T], timeout: float | None = None) -> int: ...  # noqa: D102
 
 
 def connecting_terms(
@@ -502,7 +505,8 @@ def connecting_terms(
     return where, terms_for(where, type, framing, limit, key, users, descriptors, context, name, keepalive)
 
 
-def _backoff(retry: bool | Backoff) -> Backoff | None:
+def backoff_of(retry: bool | Backoff) -> Backoff | None:
+    """What `retry=` means."""
     if isinstance(retry, Backoff):
         return retry
     return Backoff() if retry else None
