@@ -20,6 +20,7 @@ if _TYPE_CHECKING:
     from .fifo import Fifo, FifoClient, FifoReader, FifoRequest, FifoServer, FifoWriter
     from .listener import Listener
     from .lockset import LockSet
+    from .mapped_file import RangeLock
     from .mutex import RLock
     from .named_semaphore import NamedSemaphore
     from .pipe import Pipe, PipeEnd, PipeReader, PipeWriter
@@ -51,6 +52,7 @@ _LATER = {
     "PosixQueue": "posix_mq",
     "RLock": "mutex",
     "RWLock": "rwlock",
+    "RangeLock": "mapped_file",
     "Semaphore": "semaphore",
     "Stream": "stream",
     "pipeline": "_pipeline",
@@ -82,6 +84,7 @@ __all__ = [
     "Queue",
     "RLock",
     "RWLock",
+    "RangeLock",
     "Semaphore",
     "Stream",
     "pipeline",
