@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FAILED = 1
 TIMED_OUT = 3
-_SLICE = 0.5
+_SLICE = 1.0
 """Seconds after which one who waits for messages looks whether its reader is still there."""
 
 
