@@ -15,9 +15,9 @@ class RangeLock:
     """A lock on a range of a `MappedFile` from asyncio: `async with aio.RangeLock(file.lock(0, 4096)):`.
 
     It wraps a lock that `isthmus.MappedFile.lock` gave, is held by the task that took it, and excludes all
-    that the lock excludes, other tasks among them. The kernel tells nobody that a range is free, so who waits
-    asks again, 1 to 50 ms apart, and sleeps in between; there is no order among those who wait. A task that is
-    cancelled while it waits holds nothing. Everything else is as in `isthmus.RangeLock`.
+    that the lock excludes, other tasks among them. The kernel tells no loop that a range is free, so who
+    waits asks again, 1 to 50 ms apart, and sleeps in between; there is no order among those who wait. A task
+    that is cancelled while it waits holds nothing. Everything else is as in `isthmus.RangeLock`.
     """
 
     __slots__ = ("_lock", "_task")
