@@ -100,7 +100,7 @@ class FifoReader(ByteReader, Generic[T]):
         self._framed = type is not None
         self._codec = codec
         self._limit = limit
-        self._inbox: list[bytes] = []
+        self._inbox: list[tuple[bool, bytes]] = []
         self._raw: list[bytes] = []
         self._partial: dict[bytes, _Partial] = {}
         self._abandoned = 0
@@ -170,13 +170,13 @@ class FifoReader(ByteReader, Generic[T]):
             if self._raw:
                 self._sort()
             if self._inbox:
-                message = self._inbox[0]
+                good, message = self._inbox[0]
                 self._inbox = self._inbox[1:]
-                if message[:2] != MAGIC:
+                if not good:
                     raise InvalidMessage(
                         f"{len(message)} bytes in {self._path} are no message", reason="foreign", data=message
                     )
-                return message[SHORT:]
+                return message
             if self._ended:
                 raise ShutDown(f"the last writer of {self._path} has closed it")
             if not self._read_now(self._fd, [self._scratch], self._counts):
@@ -197,13 +197,15 @@ class FifoReader(ByteReader, Generic[T]):
 
     def _sort(self) -> None:
         """Puts whole messages of what was read into the inbox; again after Ctrl+C, which changes nothing."""
-        found: list[bytes] = []
+        found: list[tuple[bool, bytes]] = []
         for data in self._raw:
-            for packet in _packets(data):
-                if packet[:2] != MAGIC or packet[2] == WHOLE:
-                    found.append(packet)
+            for good, packet in _packets(data):
+                if not good:
+                    found.append((False, packet))
+                elif packet[2] == WHOLE:
+                    found.append((True, packet[SHORT:]))
                 elif (whole := self._add(packet)) is not None:
-                    found.append(whole)
+                    found.append((True, whole))
         self._inbox = [*self._inbox, *found]
         self._raw = []
 
@@ -223,10 +225,10 @@ class FifoReader(ByteReader, Generic[T]):
                 return None
             self._make_room(total)
             partial = self._partial[key] = _Partial(total, pid)
-        if offset == len(partial.data) - SHORT:
+        if offset == len(partial.data):
             partial.data += packet[LONG:]
             partial.touched = time.monotonic()
-        if len(partial.data) - SHORT < total:
+        if len(partial.data) < total:
             return None
         del self._partial[key]
         return bytes(partial.data)
@@ -256,7 +258,7 @@ class _Partial:
     def __init__(self, total: int, pid: int) -> None:
         self.total = total
         self.pid = pid
-        self.data = bytearray(MAGIC + bytes(SHORT - 2))
+        self.data = bytearray()
         self.touched = time.monotonic()
 
 
@@ -271,22 +273,22 @@ def _is_gone(pid: int) -> bool:
     return False
 
 
-def _packets(data: bytes) -> Iterator[bytes]:
-    """The packets in what was read; what stands between them as it is."""
+def _packets(data: bytes) -> Iterator[tuple[bool, bytes]]:
+    """The packets in what was read, and as False what stands between them."""
     at = junk = 0
     while at < len(data):
         size = _packet_size(data, at)
         if size:
             if junk < at:
-                yield data[junk:at]
-            yield data[at : at + size]
+                yield False, data[junk:at]
+            yield True, data[at : at + size]
             at = junk = at + size
         else:
             at = data.find(MAGIC, at + 1)
             if at < 0:
                 break
     if junk < len(data):
-        yield data[junk:]
+        yield False, data[junk:]
 
 
 def _packet_size(data: bytes, at: int) -> int:

@@ -1,0 +1,720 @@
+"""`Fifo`: named pipes, many writers, and whoever of them is killed."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import stat
+import subprocess
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import forking
+import isthmus
+from streams import blob, compiled, number_of, open_fds
+from support import PATIENCE, Peer, Watchdog, process_state, run_python, wait_until
+
+Start = Callable[..., Peer]
+TESTS = Path(__file__).parents[1]
+
+SIZES = [0, 5, 4079, 4080, 4081, 4088, 4089, 8112, 100_000, 1_000_000, 3]
+"""Of blobs, which have 8 bytes more: around what fits in one packet."""
+
+SENDER = """
+    import isthmus, sys
+    sys.path.insert(0, sys.argv[1])
+    from streams import blob
+    writer = isthmus.Fifo.open(sys.argv[2], type=bytes).writer(20)
+    first, count, size = map(int, sys.argv[3:6])
+    print("open", flush=True)
+    for number in range(first, first + count):
+        writer.send(blob(number, size))
+    """
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[isthmus.Fifo[bytes]]:
+    """A FIFO for messages of bytes."""
+    with isthmus.Fifo(tmp_path / "fifo", type=bytes) as handle:
+        yield handle
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Iterator[isthmus.Fifo[Any]]:
+    """A FIFO for bytes."""
+    with isthmus.Fifo(tmp_path / "lines") as handle:
+        yield handle
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def fill(writer: isthmus.FifoWriter[bytes]) -> int:
+    """Sends until there is no room."""
+    count = 0
+    while True:
+        try:
+            writer.send(b"x", timeout=0)
+        except isthmus.Full:
+            return count
+        count += 1
+
+
+# ---------------------------------------------------------------------------------------- names
+
+
+def test_it_is_made_with_the_mode_and_taken_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    before = os.umask(0o077)
+    try:
+        isthmus.Fifo(path, mode=0o622)
+        status = path.stat()
+        assert stat.S_ISFIFO(status.st_mode)
+        assert stat.S_IMODE(status.st_mode) == 0o622
+    finally:
+        os.umask(before)
+    again = isthmus.Fifo(path, mode=0o600)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o622
+    assert isthmus.Fifo.open(path).path == again.path == str(path)
+    with pytest.raises(FileExistsError):
+        isthmus.Fifo.create(path)
+    again.unlink()
+    again.unlink()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError):
+        isthmus.Fifo.open(path)
+    with pytest.raises(FileNotFoundError):
+        again.reader()
+    isthmus.Fifo.create(path).unlink()
+    with pytest.raises(ValueError, match="mode="):
+        isthmus.Fifo(path, mode=0o10600)
+    with pytest.raises(ValueError, match="limit="):
+        isthmus.Fifo(path, limit=-1)
+
+
+def test_what_is_no_fifo_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for name in ("file", "link"):
+        with pytest.raises(isthmus.IncompatibleError, match="is no FIFO"):
+            isthmus.Fifo(tmp_path / name)
+        with pytest.raises(isthmus.IncompatibleError):
+            isthmus.Fifo.open(tmp_path / name)
+
+
+def test_handles_pickle_by_path_and_close(fifo: isthmus.Fifo[bytes]) -> None:
+    before = open_fds()
+    copy: isthmus.Fifo[bytes] = pickle.loads(pickle.dumps(fifo))
+    assert (copy.path, copy.type) == (fifo.path, bytes)
+    reader, writer = copy.reader(), copy.writer()
+    copy.close()
+    assert copy.closed
+    assert reader.closed
+    assert writer.closed
+    calls: list[Callable[[], object]] = [
+        copy.reader,
+        copy.writer,
+        lambda: reader.recv(1),
+        functools.partial(writer.send, b"x"),
+        reader.fileno,
+    ]
+    for call in calls:
+        with pytest.raises(isthmus.ClosedError):
+            call()
+    assert open_fds() == before
+    with pytest.raises(TypeError):
+        isthmus.Fifo(fifo.path, type=3).reader()
+    assert open_fds() == before
+
+
+# ---------------------------------------------------------------------------------------- opening
+
+
+def test_opening_never_deadlocks(fifo: isthmus.Fifo[bytes]) -> None:
+    for timeout in (0, 0.05):
+        with pytest.raises(isthmus.Timeout, match="for reading"):
+            fifo.writer(timeout)
+    reader = fifo.reader(0)  # no writer is there
+    with pytest.raises(isthmus.Empty):
+        reader.recv(0.01)
+    writer = fifo.writer(0)
+    writer.send(b"x")
+    assert reader.recv(0) == b"x"
+
+
+def test_two_processes_that_open_two_fifos_crosswise(tmp_path: Path, spawn: Start) -> None:
+    code = """
+        import isthmus, sys
+        ours, theirs = isthmus.Fifo(sys.argv[1], type=str), isthmus.Fifo(sys.argv[2], type=str)
+        reader = ours.reader(20)
+        writer = theirs.writer(20)
+        writer.send("hello")
+        print(reader.recv(20), flush=True)
+        """
+    one = spawn(code, tmp_path / "a", tmp_path / "b")
+    two = spawn(code, tmp_path / "b", tmp_path / "a")
+    one.expect("hello")
+    two.expect("hello")
+
+
+def test_a_writer_waits_for_the_reader(fifo: isthmus.Fifo[bytes], spawn: Start) -> None:
+    peer = spawn(SENDER, TESTS, fifo.path, 0, 1, 10)
+    time.sleep(0.1)
+    reader = fifo.reader()
+    peer.expect("open")
+    assert number_of(reader.recv(PATIENCE)) == 0
+
+
+@pytest.mark.parametrize(
+    "call", ["fifo.writer()", "reader.recv()", "other.reader()", "full.send(bytes(10**7))"]
+)
+def test_ctrl_c_ends_every_wait(tmp_path: Path, call: str) -> None:
+    out = run_python(
+        f"""
+        import isthmus, os, signal, sys, threading
+        fifo = isthmus.Fifo(sys.argv[1] + "/a", type=bytes)
+        other = isthmus.Fifo(sys.argv[1] + "/b", type=bytes)
+        reader = other.reader()
+        full = other.writer()
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            {call}
+        except KeyboardInterrupt:
+            print("interrupted")
+        while True:  # nothing of what was given up is received
+            try:
+                reader.recv(0)
+                print("a message")
+            except isthmus.Empty:
+                break
+        full.send(b"next", 20)
+        assert reader.recv(20) == b"next"
+        """,
+        tmp_path,
+    )
+    assert out == "interrupted\n"
+
+
+# ---------------------------------------------------------------------------------------- messages
+
+
+def test_messages_of_all_sizes(fifo: isthmus.Fifo[bytes]) -> None:
+    reader, writer = fifo.reader(), fifo.writer()
+    thread = in_thread(lambda: [writer.send(blob(n, size)) for n, size in enumerate(SIZES)])  # type: ignore[func-returns-value]
+    assert [number_of(reader.recv(PATIENCE)) for _ in SIZES] == list(range(len(SIZES)))
+    thread.join()
+    assert reader.abandoned == 0
+
+
+def test_types(tmp_path: Path) -> None:
+    with isthmus.Fifo(tmp_path / "f", type=dict[str, int]) as fifo:
+        reader, writer = fifo.reader(), fifo.writer()
+        writer.send({"a": 1})
+        assert reader.recv(0) == {"a": 1}
+        with isthmus.Fifo(tmp_path / "f", type=list[int]) as other:
+            other.writer().send([1])
+        with pytest.raises(isthmus.InvalidMessage, match=r"dict\[str, int\]"):
+            reader.recv(0)
+        writer.send({"b": 2})
+        assert reader.recv(0) == {"b": 2}
+    with isthmus.Fifo(tmp_path / "f", type=bytes, limit=100) as fifo:
+        reader_of_100, small = fifo.reader(), fifo.writer()
+        with pytest.raises(isthmus.TooLarge, match="101 bytes is over the limit of 100"):
+            small.send(bytes(101))
+        for wrong in ("text", 3):
+            with pytest.raises(TypeError):
+                small.send(wrong)  # type: ignore[arg-type]
+        with isthmus.Fifo(tmp_path / "f", type=bytes) as large:
+            large.writer().send(bytes(5000))  # the reader takes no more than 100 bytes in parts
+        small.send(b"after")
+        assert reader_of_100.recv(0) == b"after"
+        assert reader_of_100.abandoned == 1
+
+
+def test_bytes_and_messages_are_not_mixed(fifo: isthmus.Fifo[bytes], lines: isthmus.Fifo[Any]) -> None:
+    pairs = [(each.reader(), each.writer()) for each in (fifo, lines)]
+    calls: list[Callable[[], object]] = [
+        lambda: pairs[0][0].read(timeout=0),
+        lambda: pairs[0][1].write(b"x"),
+        lambda: pairs[1][0].recv(0),
+        functools.partial(pairs[1][1].send, b"x"),
+    ]
+    for call in calls:
+        with pytest.raises(isthmus.Unsupported):
+            call()
+
+
+@pytest.mark.parametrize("size", [100, 20_000])
+def test_many_writers_at_once(fifo: isthmus.Fifo[bytes], spawn: Start, size: int) -> None:
+    reader = fifo.reader()
+    count = 150
+    peers = [spawn(SENDER, TESTS, fifo.path, number * count, count, size) for number in range(4)]
+    got = [number_of(reader.recv(PATIENCE)) for _ in range(4 * count)]
+    assert sorted(got) == list(range(4 * count))
+    for number in range(4):  # those of one writer are in order
+        own = [each for each in got if each // count == number]
+        assert own == sorted(own)
+    for peer in peers:
+        peer.finish()
+    assert reader.abandoned == 0
+
+
+def test_threads_share_a_writer(fifo: isthmus.Fifo[bytes]) -> None:
+    reader, writer = fifo.reader(), fifo.writer()
+
+    def send(first: int) -> None:
+        for number in range(40):
+            writer.send(blob(first + number, [10, 30_000][number % 2]))
+
+    threads = [in_thread(functools.partial(send, first)) for first in (0, 100, 200)]
+    got = sorted(number_of(reader.recv(PATIENCE)) for _ in range(120))
+    assert got == [first + number for first in (0, 100, 200) for number in range(40)]
+    for thread in threads:
+        thread.join()
+
+
+def test_a_message_that_found_no_room_is_never_received(fifo: isthmus.Fifo[bytes]) -> None:
+    reader, writer = fifo.reader(), fifo.writer()
+    for timeout in (0, 0.05):
+        with pytest.raises(isthmus.Full) as caught:
+            writer.send(bytes(5_000_000), timeout)
+        assert caught.value.sent == 0
+    with pytest.raises(isthmus.Full):
+        writer.send(b"small", 0)
+    with pytest.raises(isthmus.Empty):
+        reader.recv(0)  # takes the parts, and has no message
+    writer.send(b"after")
+    assert reader.recv(0) == b"after"
+    assert reader.abandoned == 1  # for the others there was no room at all
+
+
+# ---------------------------------------------------------------------------------------- deaths
+
+
+def test_a_writer_killed_in_a_large_message_disturbs_nobody(fifo: isthmus.Fifo[bytes], spawn: Start) -> None:
+    reader = fifo.reader()
+    victim = spawn(SENDER, TESTS, fifo.path, 0, 1, 50_000_000)
+    victim.expect("open")
+    while not reader._partial:
+        with pytest.raises(isthmus.Empty):
+            reader.recv(0.01)  # takes what there is of it
+    victim.kill()
+    survivor = spawn(SENDER, TESTS, fifo.path, 10, 3, 100_000)
+    assert [number_of(reader.recv(PATIENCE)) for _ in range(3)] == [10, 11, 12]
+    survivor.finish()
+    assert len(reader._partial) == 1
+    reader._partial[next(iter(reader._partial))].touched -= 60  # as if it were long ago
+    fifo.writer().send(bytes(10_000))
+    assert len(reader.recv(PATIENCE)) == 10_000
+    assert (reader._partial, reader.abandoned) == ({}, 1)
+
+
+def test_a_stopped_writer_disturbs_nobody_and_goes_on(fifo: isthmus.Fifo[bytes], spawn: Start) -> None:
+    reader = fifo.reader()
+    slow = spawn(SENDER, TESTS, fifo.path, 0, 1, 20_000_000)
+    slow.expect("open")
+    while not reader._partial:
+        with pytest.raises(isthmus.Empty):
+            reader.recv(0.01)
+    slow.stop()
+    other = spawn(SENDER, TESTS, fifo.path, 10, 2, 50_000)
+    assert [number_of(reader.recv(PATIENCE)) for _ in range(2)] == [10, 11]
+    other.finish()
+    slow.resume()
+    assert number_of(reader.recv(PATIENCE)) == 0
+    slow.finish()
+
+
+def test_writers_killed_at_random(fifo: isthmus.Fifo[bytes], spawn: Start) -> None:
+    """Whole messages only, and the survivors' all: nothing is lost or torn but what the dead were sending."""
+    reader = fifo.reader()
+    endless = SENDER.replace("range(first, first + count)", "range(first, first + 10**6)")
+    survivor = spawn(SENDER, TESTS, fifo.path, 1 << 24, 300, 9000)
+    victims = [spawn(endless, TESTS, fifo.path, number << 20, 0, 30_000) for number in range(2)]
+    got: list[int] = []
+    dog, killed = Watchdog(), 2
+    while sum(number >= 1 << 24 for number in got) < 300:
+        got.append(number_of(reader.recv(PATIENCE)))
+        dog.check(len(got))
+        if len(got) % 40 == 0 and killed < 8:
+            victims.pop(0).kill()
+            victims.append(spawn(endless, TESTS, fifo.path, killed << 20, 0, 30_000))
+            killed += 1
+    survivor.finish()
+    for peer in victims:
+        peer.kill()
+    for owner in {number >> 20 for number in got}:
+        own = [number for number in got if number >> 20 == owner]
+        assert own == list(range(own[0], own[0] + len(own)))
+
+
+def test_readers_come_and_go(fifo: isthmus.Fifo[bytes], spawn: Start) -> None:
+    code = """
+        import isthmus, sys, time
+        reader = isthmus.Fifo.open(sys.argv[1], type=bytes).reader(20)
+        print("reads", flush=True)
+        print(reader.recv(20).decode(), flush=True)
+        time.sleep(600)
+        """
+    first = spawn(code, fifo.path)
+    first.expect("reads")
+    writer = fifo.writer(PATIENCE)
+    second = spawn(code, fifo.path)  # waits for its turn
+    writer.send(b"for the first")
+    first.expect("for the first")
+    with pytest.raises(isthmus.Timeout, match="another process reads messages"):
+        fifo.reader(0.05)
+    writer.send(b"for the second")
+    first.kill()  # had not taken it
+    second.expect("reads")
+    second.expect("for the second")
+    second.kill()
+    wait_until(lambda: refused(writer), "the reader to be gone")
+    third = fifo.reader(PATIENCE)
+    writer.send(b"for the third")
+    assert third.recv(0) == b"for the third"
+
+
+def refused(writer: isthmus.FifoWriter[bytes]) -> bool:
+    try:
+        writer.send(b"x", 0)
+    except isthmus.ShutDown:
+        return True
+    except isthmus.Full:
+        pass
+    return False
+
+
+def test_the_reader_gone_in_the_middle(fifo: isthmus.Fifo[bytes]) -> None:
+    reader, writer = fifo.reader(), fifo.writer()
+    timer = threading.Timer(0.1, reader.close)
+    timer.start()
+    with pytest.raises(isthmus.PeerDied, match="of 50000000 bytes went"):
+        writer.send(bytes(50_000_000))
+    timer.join()
+    for size in (1, 100_000):
+        with pytest.raises(isthmus.ShutDown, match="nobody reads"):
+            writer.send(bytes(size))
+
+
+def test_a_patient_writer_waits_for_the_next_reader(fifo: isthmus.Fifo[bytes]) -> None:
+    first = fifo.reader()
+    writer = fifo.writer(patient=True)
+    first.close()
+    for size in (10, 100_000):
+        with pytest.raises(isthmus.Full, match="nobody reads"):
+            writer.send(blob(0, size), 0.05)
+    for size in (10, 3_000_000):
+        thread = in_thread(functools.partial(writer.send, blob(1, size)))
+        time.sleep(0.05)
+        reader = fifo.reader()
+        assert number_of(reader.recv(PATIENCE)) == 1
+        thread.join()
+        reader.close()
+    first = fifo.reader()
+    thread = in_thread(functools.partial(writer.send, blob(2, 3_000_000)))
+    with pytest.raises(isthmus.Empty):
+        first.recv(0)
+    first.close()  # in the middle: the next gets all of it
+    time.sleep(0.3)
+    second = fifo.reader()
+    assert number_of(second.recv(PATIENCE)) == 2
+    thread.join()
+
+
+def test_sigpipe_never_kills(tmp_path: Path) -> None:
+    out = run_python(
+        """
+        import isthmus, signal, sys
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        fifo = isthmus.Fifo(sys.argv[1], type=bytes)
+        reader, writer = fifo.reader(), fifo.writer()
+        reader.close()
+        for size in (1, 100_000):
+            try:
+                writer.send(bytes(size))
+            except isthmus.ShutDown:
+                print("shut down")
+        """,
+        tmp_path / "f",
+    )
+    assert out == "shut down\n" * 2
+
+
+def test_forked_children(tmp_path: Path) -> None:
+    out = forking.run(
+        textwrap.dedent("""
+        fifo = isthmus.Fifo(sys.argv[1], type=bytes)
+        reader, writer = fifo.reader(), fifo.writer()
+        def work():
+            try:
+                reader.recv(5)
+            except isthmus.ClosedError:
+                writer.send(b"from the child" * 1000)
+        join(child(work))
+        assert reader.recv(5) == b"from the child" * 1000
+        say("done")
+        """),
+        tmp_path / "f",
+    )
+    assert out == "done\n"
+
+
+# ---------------------------------------------------------------------------------------- foreign programs
+
+
+def test_echo_and_cat(lines: isthmus.Fifo[Any]) -> None:
+    reader = lines.reader()
+    for word in ("one", "two"):
+        subprocess.run(["sh", "-c", f"echo {word} > {lines.path}"], check=True, timeout=PATIENCE)
+    assert [reader.readline(PATIENCE), reader.readline(PATIENCE)] == [b"one\n", b"two\n"]
+    reader.close()
+    with subprocess.Popen(["cat", lines.path], stdout=subprocess.PIPE) as cat:
+        with lines.writer(PATIENCE) as writer:
+            writer.write(b"to cat\n")
+            writer.write(bytes(30_000))
+        out, _ = cat.communicate(timeout=PATIENCE)
+    assert out == b"to cat\n" + bytes(30_000)
+
+
+def test_the_end_comes_with_the_last_writer(lines: isthmus.Fifo[Any], fifo: isthmus.Fifo[bytes]) -> None:
+    reader = lines.reader(ends_with_writers=True)
+    with pytest.raises(isthmus.Empty):
+        reader.read(timeout=0.05)  # nobody was there yet
+    subprocess.run(["sh", "-c", f"printf 'a\\nb' > {lines.path}"], check=True, timeout=PATIENCE)
+    assert list(reader) == [b"a\n", b"b"]
+    messages = fifo.reader(ends_with_writers=True)
+    with pytest.raises(isthmus.Empty):
+        messages.recv(0)
+    with fifo.writer() as first, fifo.writer() as second:
+        first.send(b"1")
+        second.send(b"2" * 10_000)
+    assert list(messages) == [b"1", b"2" * 10_000]
+    with pytest.raises(isthmus.ShutDown):
+        messages.recv()
+
+
+def test_lines_of_many_writers_stay_whole(lines: isthmus.Fifo[Any], spawn: Start) -> None:
+    reader = lines.reader()
+    code = """
+        import isthmus, sys
+        writer = isthmus.Fifo.open(sys.argv[1]).writer(20)
+        for number in range(300):
+            writer.write(sys.argv[2].encode() * (number * 13 % 4000) + b"\\n")
+        """
+    peers = [spawn(code, lines.path, letter) for letter in "ab"]
+    shell = subprocess.Popen(["sh", "-c", f"for i in 1 2 3 4 5; do echo cccccc > {lines.path}; done"])
+    got = [reader.readline(PATIENCE) for _ in range(605)]
+    assert all(len(set(line.strip())) <= 1 for line in got)
+    assert sorted(map(len, got)) == sorted([number * 13 % 4000 + 1 for number in range(300)] * 2 + [7] * 5)
+    for peer in peers:
+        peer.finish()
+    assert shell.wait(PATIENCE) == 0
+
+
+def test_what_others_write_between_messages_is_said(fifo: isthmus.Fifo[bytes]) -> None:
+    reader, writer = fifo.reader(), fifo.writer()
+    shell = ["sh", "-c", f"echo hello > {fifo.path}"]
+    for size in (3, 10_000):
+        subprocess.run(shell, check=True, timeout=PATIENCE)
+        writer.send(blob(1, size))  # sticks to it in the kernel
+        subprocess.run(shell, check=True, timeout=PATIENCE)
+    got: list[bytes] = []
+    while True:
+        try:
+            got.append(reader.recv(0))
+        except isthmus.InvalidMessage as error:
+            got.append(error.data)
+        except isthmus.Empty:
+            break
+    assert got == [b"hello\n", blob(1, 3), b"hello\nhello\n", blob(1, 10_000), b"hello\n"]
+
+
+def test_a_c_program_writes_messages(fifo: isthmus.Fifo[bytes], tmp_path: Path) -> None:
+    path = compiled(
+        r"""
+        #include <fcntl.h>
+        #include <string.h>
+        #include <unistd.h>
+        int main(int argc, char **argv) {
+            int fd = open(argv[1], O_WRONLY);
+            unsigned char packet[8 + 5] = {0xf1, 0x1f, 0, 0, 5, 0, 0, 0};
+            memcpy(packet + 8, "hello", 5);
+            for (int i = 0; i < 3; i++)
+                if (write(fd, packet, sizeof packet) != sizeof packet) return 1;
+            return 0;
+        }
+        """,
+        tmp_path,
+    )
+    reader = fifo.reader()
+    subprocess.run([path, fifo.path], check=True, timeout=PATIENCE)
+    assert [reader.recv(0) for _ in range(3)] == [b"hello"] * 3
+
+
+def test_packets_that_lie_are_refused(fifo: isthmus.Fifo[bytes]) -> None:
+    reader = fifo.reader()
+    writer = fifo.writer()
+    raw = os.open(fifo.path, os.O_WRONLY)
+    magic = b"\xf1\x1f"
+    part = magic + b"\1\0" + (4).to_bytes(4, "little") + b"sender!!" + bytes(4)
+    for packet in (
+        magic,
+        magic + b"\0\0\xff\xff\xff\xff",
+        magic + b"\7\0\1\0\0\0x",
+        magic + b"\0\1\1\0\0\0x",
+        part + (1 << 31).to_bytes(4, "little") + bytes(8) + b"abcd",  # far too large
+        part + (100).to_bytes(4, "little") + (50).to_bytes(4, "little") + bytes(4) + b"abcd",  # no beginning
+        part + (8).to_bytes(4, "little") + bytes(8) + b"abcd",
+        part + (8).to_bytes(4, "little") + (6).to_bytes(4, "little") + bytes(4) + b"abcd",  # a gap
+        magic + b"\2\0\0\0\0\0" + b"nobody!!" + bytes(16),
+    ):
+        os.write(raw, packet)
+        writer.send(b"good")
+        for _ in range(3):
+            try:
+                assert reader.recv(0) == b"good"
+                break
+            except isthmus.InvalidMessage:
+                continue
+        else:
+            raise AssertionError(f"after {packet!r} nothing is received")
+    os.close(raw)
+
+
+# ---------------------------------------------------------------------------------------- requests
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[isthmus.FifoServer[int, str]]:
+    """A server that answers numbers with text, in a thread."""
+    handle: isthmus.FifoServer[int, str] = isthmus.FifoServer(tmp_path / "server", type=int, reply=str)
+    with handle:
+
+        def serve() -> None:
+            for request in handle:
+                if request.message >= 0:
+                    request.reply(f"got {request.message}" + "." * request.message)
+
+        thread = in_thread(serve)
+        yield handle
+        handle.close()
+        thread.join()
+
+
+def client(server: isthmus.FifoServer[int, str]) -> isthmus.FifoClient[int, str]:
+    return isthmus.FifoClient(server.path, type=int, reply=str, timeout=PATIENCE)
+
+
+def test_requests_and_replies(server: isthmus.FifoServer[int, str], tmp_path: Path) -> None:
+    with client(server) as one, client(server) as two:
+        assert one.call(3, PATIENCE) == "got 3..."
+        assert two.call(100_000, PATIENCE) == "got 100000" + "." * 100_000
+        assert one.call(0, PATIENCE) == "got 0"
+        with pytest.raises(isthmus.Empty):
+            one.call(-1, 0.05)  # is not answered
+        assert one.call(5, PATIENCE) == "got 5....."
+        assert len(list(tmp_path.iterdir())) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["server"]
+
+
+def test_a_reply_that_comes_too_late_is_thrown_away(tmp_path: Path) -> None:
+    server: isthmus.FifoServer[int, int] = isthmus.FifoServer(tmp_path / "s", type=int, reply=int)
+    with server, isthmus.FifoClient[int, int](tmp_path / "s", type=int, reply=int) as asking:
+        with pytest.raises(isthmus.Empty):
+            asking.call(1, 0.05)
+        late = server.recv(0)
+        answer = in_thread(lambda: [late.reply(1), server.recv(PATIENCE).reply(2)])
+        assert asking.call(2, PATIENCE) == 2
+        answer.join()
+
+
+def test_many_clients_at_once(server: isthmus.FifoServer[int, str], spawn: Start) -> None:
+    code = """
+        import isthmus, sys
+        with isthmus.FifoClient(sys.argv[1], type=int, reply=str, timeout=20) as client:
+            for number in range(100):
+                assert client.call(number, 20) == f"got {number}" + "." * number
+        print("done", flush=True)
+        """
+    peers = [spawn(code, server.path) for _ in range(3)]
+    for peer in peers:
+        peer.expect("done")
+
+
+def test_clients_that_are_killed_or_stopped_do_not_stop_the_server(tmp_path: Path, spawn: Start) -> None:
+    code = """
+        import isthmus, sys
+        client = isthmus.FifoClient(sys.argv[1], type=int, reply=bytes, timeout=20)
+        print("ready", flush=True)
+        client.call(1)
+        """
+    with isthmus.FifoServer[int, bytes](tmp_path / "s", type=int) as server:
+        killed, stopped = spawn(code, server.path), spawn(code, server.path)
+        for peer in (killed, stopped):
+            peer.expect("ready")
+        requests = [server.recv(PATIENCE), server.recv(PATIENCE)]
+        killed.kill()
+        stopped.stop()
+        answers: list[bool | None] = []
+        for request in requests:
+            try:
+                answers.append(request.reply(bytes(3_000_000), timeout=0.1))
+            except isthmus.Full:
+                answers.append(None)
+        assert sorted(answers, key=str) == [False, None]
+        stopped.kill()
+        for request in requests:
+            assert request.reply(b"") is False
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]  # what they left is removed
+
+
+def test_a_server_that_dies(tmp_path: Path, spawn: Start) -> None:
+    code = """
+        import isthmus, sys, time
+        server = isthmus.FifoServer(sys.argv[1])
+        print("ready", flush=True)
+        server.recv()
+        print("asked", flush=True)
+        time.sleep(600)
+        """
+    path = tmp_path / "s"
+    first = spawn(code, path)
+    first.expect("ready")
+    with isthmus.FifoClient[bytes, bytes](path, timeout=PATIENCE) as asking:
+        threading.Thread(target=lambda: [first.expect("asked"), first.kill()]).start()  # type: ignore[func-returns-value]
+        with pytest.raises(isthmus.PeerDied, match="before it answered"):
+            asking.call(b"x")
+        with pytest.raises(isthmus.ShutDown):
+            asking.call(b"x")
+        with isthmus.FifoServer[bytes, bytes](path) as second:
+            thread = in_thread(lambda: second.recv(PATIENCE).reply(b"from the second"))
+            assert asking.call(b"x", PATIENCE) == b"from the second"
+            thread.join()
+    assert process_state(first.pid) == ""
+
+
+def test_requests_that_are_none_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with isthmus.FifoServer[int, int](path, type=int, reply=int) as server:
+        raw: isthmus.FifoWriter[bytes] = isthmus.Fifo.open(path, type=bytes).writer()
+        for text in (b"", b"12345678", b"12345678\xff\xffs.1", b"12345678\3\0../", b"12345678\7\0s./../x"):
+            raw.send(text)
+            with pytest.raises(isthmus.InvalidMessage, match="no request"):
+                server.recv(0)
+        name = b"s.1-x"
+        raw.send(b"12345678" + len(name).to_bytes(2, "little") + name + b"\xc1")
+        with pytest.raises(isthmus.InvalidMessage, match="not of type int"):
+            server.recv(0)
+        raw.send(b"12345678" + len(name).to_bytes(2, "little") + name + b"\1")
+        assert server.recv(0).reply(1) is False  # there is no such client
