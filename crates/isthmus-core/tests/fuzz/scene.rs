@@ -217,6 +217,19 @@ impl Scene {
         ];
         let mut parts = vec![0..256, 4096..BODY];
         parts.extend(body.windows(2).map(|ends| BODY + ends[0]..BODY + ends[1]));
+        // The messages that are in the rings, wherever these have got to.
+        let words = Mapped::of(self.queue.session());
+        for level in 0..shape.levels {
+            let (tail, head) = match level.checked_sub(1) {
+                None => (8, 136),
+                Some(above) => (512 + 256 * above, 512 + 256 * above + 128),
+            };
+            let place = |at: usize| words.get(BODY + at) as usize & (shape.ring_size - 1);
+            let ring = BODY + body[1] + level * shape.ring_size;
+            if place(head) < place(tail) {
+                parts.push(ring + place(head)..ring + place(tail));
+            }
+        }
         let sizes = [shape.ring_size, shape.capacity as usize, shape.units, shape.leases, body[6]];
         Targets { parts, meaningful: self.meaningful(&sizes) }
     }
