@@ -276,6 +276,18 @@ def test_sizes_are_shown_for_people() -> None:
     assert size((1 << 50) * 5) == "5120.0 TiB"
 
 
+@pytest.mark.parametrize(
+    "arguments", [["ls"], ["ls", "--names"], ["ls", "--json"], ["inspect", "naïve"], ["get", "--help"]]
+)
+def test_a_narrow_encoding_is_no_error(arguments: list[str]) -> None:
+    q = isthmus.Queue("naïve", type=str, persistent=True)
+    q.put("…")
+    q.close()
+    done = isthmus_command(*arguments, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "na\\xefve" in done.stdout or "na\\u00efve" in done.stdout or arguments[0] == "get"
+
+
 def test_names_of_others_cannot_move_the_cursor() -> None:
     assert printable("plain name") == "plain name"
     assert "\x1b" not in printable("evil\x1b[2J\n")

@@ -61,8 +61,8 @@ def test_json_has_all_there_is(spawn: Callable[..., Peer]) -> None:
             None,
         )
         assert found["attributes"] == {
-            "type": "bytes", "fingerprint": "0" * 16, "capacity": 1 << 16, "priorities": 2, "max_deliveries": 20,
-            "ends_with_producers": False,
+            "type": "bytes", "fingerprint": "0" * 16, "capacity": 1 << 16, "priorities": 2,
+            "max_deliveries": 20, "ends_with_producers": False,
         }  # fmt: skip
         me = os.getpid()
         attached = {one["pid"]: one for one in found["attached"]}

@@ -16,6 +16,7 @@ from isthmus.cli._parser import parser
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+KINDS = ("queue", "mutex", "value", "memory")
 TYPES = ("bytes", "str", "int", "float", "bool", "dict", "list", "object")
 
 
@@ -60,7 +61,7 @@ def _command(name: str, about: str, command: argparse.ArgumentParser) -> Command
     options, takes, words = [], "", []
     for action in command._actions:
         metavar = str(action.metavar or "") if action.nargs != 0 else ""
-        choices = TYPES if metavar == "TYPE" else action.choices or ()
+        choices = {"TYPE": TYPES, "KIND": KINDS}.get(metavar) or action.choices or ()
         if action.option_strings:
             metavar = metavar or ("WORD" if choices else "")
             options.append(Option(list(action.option_strings), action.help or "", metavar, list(choices)))

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ _MAKES_NAMESPACES = ("demo", DEMO_FRAMES, "put", "completion")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # no text of ours is worth a traceback
     try:
         code = _run(given)
         if sys.stdout:  # None when it was closed before we began

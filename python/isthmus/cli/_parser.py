@@ -1,7 +1,7 @@
 """The arguments of every command.
 
 An argument's metavar says what may stand there, for `isthmus completion` too: QUEUE and NAME are names of
-objects, DIR a folder, PATH a file or a folder, TYPE a type of messages.
+objects, DIR a folder, PATH a file or a folder, TYPE a type of messages, KIND a kind of objects.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ USAGE = 2
 DEMO_FRAMES = "demo frames"
 """A command of two words; a folder of that name is ./frames."""
 SHELLS = ("bash", "zsh", "fish")
-KINDS = ("queue", "mutex", "value", "memory")
 
 
 class Parser(argparse.ArgumentParser):
@@ -132,7 +131,7 @@ def _ls(commands: Commands[Parser]) -> None:
     shown.add_argument("--json", action="store_true", help="print a JSON array, one object each")
     shown.add_argument("--names", action="store_true", help="print names only, one a line")
     ls.add_argument("--kernel", action="store_true", help="show what the kernel has, whoever made it")
-    ls.add_argument("--kind", choices=KINDS, help="only objects of this kind")
+    ls.add_argument("--kind", metavar="KIND", help="only objects of this kind, such as queue or mutex")
 
 
 def _rm(commands: Commands[Parser]) -> None:
