@@ -25,6 +25,8 @@ pub mod condition;
 pub mod event;
 #[cfg(not(loom))]
 pub mod handle;
+#[cfg(all(test, loom))]
+mod models;
 pub mod rwlock;
 pub mod semaphore;
 #[cfg(all(test, not(loom)))]
