@@ -177,6 +177,12 @@ def test_mutexes_and_values(spawn: Callable[..., Peer]) -> None:
         lock.acquire()
 
 
+def test_what_is_known_of_other_kinds_is_shown() -> None:
+    with isthmus.SharedMemory("frames", size=100_000):
+        assert "state     size: 100000\n" in text("frames")
+        assert inspected("frames")["state"] == {"size": 100_000}
+
+
 def test_a_damaged_queue_is_shown_as_far_as_it_can_be(namespace: Path) -> None:
     q = isthmus.Queue("jobs", type=bytes, persistent=True)
     q.put(b"a")

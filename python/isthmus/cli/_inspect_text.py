@@ -39,8 +39,17 @@ def _parts(shown: Told) -> Iterator[tuple[str, list[str]]]:
     elif shown["kind"] == "memory" and shown["state"]:
         array = shown["attributes"].get("array")
         yield "content", [size(shown["state"]["size"]) + (f", array {array}" if array else "")]
-    elif "value" in shown["state"]:
+    elif shown["kind"] == "value" and shown["state"]:
         yield "value", [f"{shown['state']['value']} ({shown['attributes']['type']})"]
+    else:
+        yield from _others(shown)
+
+
+def _others(shown: Told) -> Iterator[tuple[str, list[str]]]:
+    """Yield what is known of kinds of which nothing special is known here."""
+    for title, part in (("made", shown["attributes"]), ("state", shown["state"])):
+        if part:
+            yield title, [f"{key.replace('_', ' ')}: {value}" for key, value in part.items()]
 
 
 def _user(one: Told) -> str:
