@@ -125,6 +125,15 @@ def test_recovering_a_sound_mutex_holds_it(mutex: Any) -> None:
     assert not mutex.locked()
 
 
+def test_a_repair_of_a_sound_mutex_that_fails_leaves_it_sound(mutex: Any) -> None:
+    with pytest.raises(KeyError), mutex.recover() as death:
+        assert death is None
+        raise KeyError
+    assert not mutex.locked()
+    assert mutex.acquire(timeout=0) is True
+    mutex.release()
+
+
 def test_nobody_else_is_inside(mutex: Any) -> None:
     inside = 0
     count = 0

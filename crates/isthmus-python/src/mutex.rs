@@ -61,18 +61,18 @@ impl PyMutex {
     ) -> PyResult<Taken> {
         let session = self.handle.session();
         let _stay = session.stay().or_raise(py)?;
+        let me = self.me(py, context)?;
         let timed = !matches!(timeout, Timeout::Never);
         // Said to whoever looks for deadlocks; one who only asks does not wait.
         let _record = match timeout {
             Timeout::Ask | Timeout::Last | Timeout::Try => None,
-            _ => Some(Recorded::new(session, self.me(py, context)?, (Mode::Exclusive, timed))),
+            _ => Some(Recorded::new(session, me, (Mode::Exclusive, timed))),
         };
         let mut slices = Slices::default();
         slices.slept = waited;
         let taken = self.take_on(py, context, timeout, recover, &mut slices);
-        if slices.slept
-            && let Ok(me) = self.me(py, context)
-        {
+        if slices.slept {
+            // Closed meanwhile or not: nobody else would take a claim of a living process back.
             match taken {
                 Ok(Taken::Clean | Taken::Repair(_)) => self.handle.mutex().give_up(me),
                 _ => self.handle.mutex().leave(me, &slices),

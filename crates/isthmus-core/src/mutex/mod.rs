@@ -307,6 +307,10 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
 
     /// Ends a recovery that failed: the mutex is poisoned as before.
     pub fn release_poisoned(&self, me: Owner) -> Result<()> {
+        if self.word() & RECOVERING == 0 {
+            // It was sound when it was taken: nobody has died.
+            return self.release(me);
+        }
         let dead = Owner::from_word(self.memory.load(self.at + DEAD)).word();
         self.let_go(me, dead | POISONED)
     }
