@@ -141,7 +141,9 @@ impl SyncHandle {
         kind: u32,
         (limit, default): (Option<u64>, u64),
     ) -> Result<SyncHandle> {
-        let new = limit.unwrap_or(default);
+        // Of one that exists, what a new one would be like does not matter.
+        let least = limits(kind).1;
+        let new = limit.unwrap_or(if mode == Opening::Open { least } else { default });
         let object =
             Object::open(namespace, name, mode, &spec(kind, new)?, &init(kind, new), &check(kind, limit))?;
         SyncHandle::new(kind, object)
