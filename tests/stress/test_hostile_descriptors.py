@@ -73,17 +73,22 @@ def test_opening_and_creating(namespace: Path, spawn: Start) -> None:
     spawn(
         PRELUDE
         + """
-for kind, options in ((isthmus.Queue, {"type": bytes}), (isthmus.Mutex, {}), (isthmus.Value, {})):
-    existing = {isthmus.Queue: "q", isthmus.Mutex: "lock", isthmus.Value: "number"}[kind]
+KINDS = {
+    isthmus.Queue: {"type": bytes}, isthmus.Mutex: {}, isthmus.RLock: {}, isthmus.RWLock: {},
+    isthmus.Value: {},
+    isthmus.Semaphore: {}, isthmus.BoundedSemaphore: {}, isthmus.Event: {}, isthmus.Condition: {},
+    isthmus.Barrier: {"parties": 2}, isthmus.SharedMemory: {"size": 10_000},
+}
+for kind, options in KINDS.items():
     each_step(lambda: kind("new", **options).close(), needs=True)
     each_step(lambda: kind.create("new", **options).close(), needs=True)
-    each_step(lambda: kind.open(existing).close(), needs=True)
     each_step(lambda: kind(**options).close(), needs=True)
-    with kind(**options) as anonymous:
-        address = pickle.dumps(anonymous)
+    for handle in (kind(**options), kind("existing", **options)):
+        address = pickle.dumps(handle)
         each_step(lambda: pickle.loads(address).close(), needs=True)
-    address = pickle.dumps({"q": q, "lock": lock, "number": number}[existing])
-    each_step(lambda: pickle.loads(address).close(), needs=True)
+        if handle.name is not None:
+            each_step(lambda: kind.open("existing").close(), needs=True)
+        handle.close()
 def unlinked():
     with isthmus.Queue("short", type=bytes) as handle:
         handle.unlink()

@@ -89,9 +89,11 @@ def attempt(call):
         assert str(error), repr(error)
         return type(error)
     return None
-for kind in (isthmus.Queue, isthmus.Mutex, isthmus.Value):
+def size_for(kind, make):
+    return {"size": 100} if kind is isthmus.SharedMemory and make != kind.open else {}
+for kind in (isthmus.Queue, isthmus.Mutex, isthmus.Value, isthmus.SharedMemory, isthmus.Semaphore):
     for make in (kind, kind.open, kind.create):
-        error = attempt(lambda: make(name).close())
+        error = attempt(lambda: make(name, **size_for(kind, make)).close())
         assert error is not None, (kind, make)
         if refused == "name" and make == kind.create:
             assert error is FileExistsError, error

@@ -17,7 +17,7 @@ Make = Callable[..., Any]
 
 MAKERS = [
     pytest.param(make, id=f"{kind.__name__}.{make.__name__}")
-    for kind in (isthmus.Queue, isthmus.Mutex, isthmus.Value)
+    for kind in (isthmus.Queue, isthmus.Mutex, isthmus.Value, isthmus.Semaphore)
     for make in (kind, kind.create, kind.open)
 ]
 
