@@ -14,6 +14,7 @@ import pytest
 
 import isthmus
 from commands import assert_error, isthmus_command, on_terminal
+from isthmus.cli._inspect_text import lines
 from support import HEADER, Peer, put_word
 
 WORKER = """
@@ -177,10 +178,13 @@ def test_mutexes_and_values(spawn: Callable[..., Peer]) -> None:
         lock.acquire()
 
 
-def test_what_is_known_of_other_kinds_is_shown() -> None:
+def test_shared_memory_and_kinds_that_nothing_special_is_known_of() -> None:
     with isthmus.SharedMemory("frames", size=100_000):
-        assert "state     size: 100000\n" in text("frames")
-        assert inspected("frames")["state"] == {"size": 100_000}
+        assert "content   97.7 KiB" in text("frames")
+        found = inspected("frames")
+    assert found["state"] == {"size": 100_000}
+    other = {**found, "kind": "turnstile", "attributes": {}, "state": {"held_by": 7, "open": True}}
+    assert list(lines(other))[-2:] == ["state     held by: 7", "          open: True"]
 
 
 def test_a_damaged_queue_is_shown_as_far_as_it_can_be(namespace: Path) -> None:
