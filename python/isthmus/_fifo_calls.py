@@ -144,7 +144,7 @@ class FifoServer(Generic[S, T]):
         """Opens the FIFO of a client; None where the client has gone."""
         path = Path(self.path).with_name(name)
         try:
-            return Fifo[bytes].open(path, type=bytes, limit=self._limit + 8).writer(0)
+            return Fifo.open(path, type=bytes, limit=self._limit + 8).writer(0)
         except FileNotFoundError:
             return None
         except Timeout:
@@ -171,7 +171,8 @@ class FifoClient(Generic[S, T]):
     """Asks the server at the FIFO `path`: `client.call(request)` gives the reply.
 
     `type` and `reply` are what requests and answers are, as the server says it. Waits up to `timeout` seconds
-    for a server. `mode` is that of the FIFO for the replies, to which the server has to be able to write.
+    for a server. `mode` is that of the FIFO for the replies, to which the server has to be able to write. The
+    requests of a `patient` client wait for the next server where there is none.
     """
 
     def __init__(
@@ -182,13 +183,14 @@ class FifoClient(Generic[S, T]):
         reply: Any = bytes,
         mode: int = 0o600,
         limit: int = LIMIT,
+        patient: bool = False,
         timeout: float | None = None,
     ) -> None:
         self._codec = codec_for(type)
         self._reply_codec = codec_for(reply)
         self._number = 0
         server: Fifo[bytes] = Fifo.open(path, type=bytes, limit=limit)
-        self._writer: FifoWriter[bytes] = server.writer(timeout)
+        self._writer: FifoWriter[bytes] = server.writer(timeout, patient=patient)
         own = f"{os.fsdecode(path)}.{os.getpid()}-{os.urandom(4).hex()}"
         self._fifo: Fifo[bytes] = Fifo.create(own, type=bytes, mode=mode, limit=limit + 8)
         self._name = Path(own).name.encode()
@@ -207,8 +209,8 @@ class FifoClient(Generic[S, T]):
         """Asks, and waits for the reply.
 
         `Full` when the request found no room in `timeout` seconds, `Empty` when the reply did not come in
-        time: it is thrown away should it come later. `ShutDown` when there is no server, `PeerDied` when it
-        went before it answered. One thread at a time.
+        time: it is thrown away should it come later. `ShutDown` when there is no server (`Full` for a patient
+        client), `PeerDied` when it went before it answered. One thread at a time.
         """
         deadline = deadline_of(timeout)
         request = self._request(message)

@@ -62,17 +62,17 @@ class Fifo(Generic[T]):
     @classmethod
     def create(
         cls, path: str | os.PathLike[str], *, type: Any = None, mode: int = 0o600, limit: int = LIMIT
-    ) -> Self:
+    ) -> "Fifo[Any]":
         """Makes the FIFO; FileExistsError where something has that path."""
-        self = cls.__new__(cls)
+        self: Fifo[Any] = cls.__new__(cls)
         self._set_up(path, type, limit)
         _make(self._path, mode)
         return self
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, type: Any = None, limit: int = LIMIT) -> Self:
+    def open(cls, path: str | os.PathLike[str], *, type: Any = None, limit: int = LIMIT) -> "Fifo[Any]":
         """Takes the FIFO that exists; FileNotFoundError where there is none."""
-        self = cls.__new__(cls)
+        self: Fifo[Any] = cls.__new__(cls)
         self._set_up(path, type, limit)
         self._check()
         return self

@@ -26,6 +26,7 @@ BUILTIN: dict[str, type[BaseException]] = {
     "PeerDied": ConnectionError,
     "Refused": ConnectionRefusedError,
     "ShutDown": EOFError,
+    "StageFailed": RuntimeError,
     "Timeout": TimeoutError,
     "TooLarge": ValueError,
     "Undelivered": RuntimeError,
@@ -44,6 +45,7 @@ GIVEN: dict[str, dict[str, object]] = {
     "OwnerDied": {"pid": 7, "since": 1.5, "what": "mutex ledger"},
     "TooLarge": {"size": 9, "limit": 8},
     "InvalidMessage": {"number": 3, "reason": "no", "sender": 7, "data": b"x"},
+    "StageFailed": {"stage": 2, "name": "grep x", "exit_code": 1},
     "Undelivered": {"reason": "no"},
 }
 

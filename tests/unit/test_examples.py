@@ -1,5 +1,6 @@
 """The programs in `examples/` do what they say, as a user starts them."""
 
+import math
 import os
 import re
 import subprocess
@@ -101,6 +102,45 @@ def test_counters_in_a_file_are_exact_although_a_server_was_killed(namespace: Pa
     assert last
     assert sum(visits for visits, _ in numbers) == int(last[1]) + 1200
     assert int(last[1]) > 0
+
+
+def test_a_killed_worker_at_a_pipe_is_replaced_and_every_number_is_factored() -> None:
+    lines = run("factory.py")
+    products = [re.fullmatch(r"(\d+) = ([\d *]+)", line) for line in lines]
+    found = [
+        (int(match[1]), [int(factor) for factor in match[2].split(" * ")]) for match in products if match
+    ]
+    assert len(found) == 8
+    assert all(math.prod(factors) == number for number, factors in found)
+    assert lines[3] == "*** the worker was killed with 65536 in hand; a new one takes over"
+    assert lines[-1] == "8 numbers sent, 8 factored, the worker left with code 0"
+
+
+def test_programs_and_functions_rank_words() -> None:
+    assert run("word_ranking.py") == [
+        "better     ######## 8",
+        "than       ######## 8",
+        "although   ### 3",
+        "idea       ### 3",
+        "never      ### 3",
+        "7 stages, exit code 0",
+        "stage 2 of 3, 'grep python-the-snake', exited with 1",
+    ]
+
+
+def test_a_help_desk_is_replaced_and_leaves_only_its_fifos() -> None:
+    assert run("help_desk.py") == [
+        "Atlantis: I do not know",
+        "Chile: Santiago",
+        "Kenya: Nairobi",
+        "Nepal: Kathmandu",
+        "the desk thinks",
+        "why?: *** the desk was killed",
+        "Panama: Panama City",
+        "closing time",
+        "go home: bye",
+        "left behind: desk, log",
+    ]
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in EXAMPLES])
