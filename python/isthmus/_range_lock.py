@@ -133,7 +133,11 @@ class RangeLock:
         """Ends a turn; done again, it does nothing."""
         if self._turn.get("of") is turn:
             if (own := self._descriptor) is not None:
-                fcntl.fcntl(own.fd, fcntl.F_OFD_SETLK, self._request(fcntl.F_UNLCK))
+                try:
+                    with own.use() as fd:
+                        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, self._request(fcntl.F_UNLCK))
+                except ClosedError:
+                    pass  # and with it the lock
             _held.pop(id(self), None)
             self._turn.pop("of", None)
 
@@ -151,14 +155,13 @@ class RangeLock:
             if other is self or not (apart or (self._shared and other._shared)):
                 raise DeadlockError(f"this thread holds {other!r} itself")
 
-    def _described(self) -> int:
-        """The descriptor, opened where there is none yet."""
-        file = self._file.fd  # closed: says so
+    def _described(self) -> Descriptor:
+        """The description, opened where there is none yet."""
         own = self._descriptor
         if own is None:
             how = os.O_RDONLY if self._shared else os.O_RDWR
             try:
-                with _gate:
+                with _gate, self._file.use() as file:
                     own = Descriptor(os.open(f"/proc/self/fd/{file}", how | os.O_CLOEXEC))
                     self._descriptor = own
                     _open.add(self)
@@ -166,31 +169,31 @@ class RangeLock:
                 raise PermissionError(
                     "an exclusive lock on a file that may only be read: ask for a shared one"
                 ) from None
-        return own.fd
+        return own
 
     def _take(self, turn: _Turn, give_up: float | None) -> bool:
-        own, nap = self._described(), 0.001
         wanted = self._request(fcntl.F_RDLCK if self._shared else fcntl.F_WRLCK)
-        while True:
-            try:
-                fcntl.fcntl(own, fcntl.F_OFD_SETLKW if give_up is None else fcntl.F_OFD_SETLK, wanted)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    _ = self._file.fd  # closed by another thread: says so
-                    raise
+        nap = 0.001
+        # Closed by another thread while this one waits, it is closed when this one stops waiting.
+        with self._described().use() as own:
+            while True:
+                _ = self._file.fd  # closed: says so
+                try:
+                    fcntl.fcntl(own, fcntl.F_OFD_SETLKW if give_up is None else fcntl.F_OFD_SETLK, wanted)
+                    break
+                except OSError as error:
+                    if error.errno not in (errno.EAGAIN, errno.EACCES):
+                        raise
                 left = 0.0 if give_up is None else give_up - time.monotonic()
                 if left <= 0:
                     return False
                 time.sleep(min(nap, left))
                 nap = min(nap * 2, 0.05)
-                own = self._described()
-            else:
-                break
-        if self._descriptor is None:  # the file was closed by another thread while this one waited
-            raise ClosedError("the file was closed")
-        self._lost = False
-        _held[id(self)] = weakref.ref(self)
-        turn.held = True
+            if self._descriptor is None:
+                raise ClosedError("the file was closed")
+            self._lost = False
+            _held[id(self)] = weakref.ref(self)
+            turn.held = True
         return True
 
     def _request(self, kind: int) -> bytes:

@@ -34,40 +34,84 @@ class Descriptor:
     """A descriptor of our own that remembers its file.
 
     Programs close descriptors they do not know; the number may then be another file's, which is left alone.
+    And a thread may close the handle while another is about to make a system call: what is done without the
+    GIL is done inside of `with descriptor.use() as fd:`, and the last one to leave closes.
     """
 
-    __slots__ = ("_fd", "identity")
+    __slots__ = ("_closed", "_fd", "_open", "_users", "identity")
+
+    identity: tuple[int, int] | None
+    """Device and inode."""
 
     def __init__(self, fd: int) -> None:
+        self.identity = None
         self._fd = fd
+        self._closed = False
+        # Lists, because adding and taking out are one step each, whatever other threads do.
+        self._open = [fd]
+        self._users: list[None] = []
         found = os.fstat(fd)
         self.identity = (found.st_dev, found.st_ino)
 
     @property
     def fd(self) -> int:
         """The number; `ClosedError` once closed."""
-        if self._fd < 0:
+        if self._closed:
             raise ClosedError("this handle is closed")
         return self._fd
 
+    def use(self) -> "_Use":
+        """Keeps it open inside of a block."""
+        return _Use(self)
+
     def stat(self) -> os.stat_result:
         """The file's state; `OSError` (EBADF) where the descriptor was closed behind our back."""
-        found = os.fstat(self.fd)
+        with self.use() as fd:
+            found = os.fstat(fd)
         if (found.st_dev, found.st_ino) != self.identity:
             raise OSError(errno.EBADF, "the descriptor was closed by somebody else")
         return found
 
     def close(self) -> None:
-        """Closes it. Closing twice does nothing."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with suppress(OSError):
-                found = os.fstat(fd)
-                if (found.st_dev, found.st_ino) == self.identity:
-                    os.close(fd)
+        """Closes it, for those who ask from now on. Closing twice does nothing."""
+        self._closed = True
+        if not self._users:
+            self._end()
+
+    def _end(self) -> None:
+        try:
+            fd = self._open.pop()
+        except (AttributeError, IndexError):
+            return
+        with suppress(OSError):
+            found = os.fstat(fd)
+            # None: Ctrl+C came before it was known.
+            if self.identity in (None, (found.st_dev, found.st_ino)):
+                os.close(fd)
 
     def __del__(self) -> None:
-        self.close()
+        self._end()
+
+
+class _Use:
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> int:
+        descriptor = self._descriptor
+        descriptor._users.append(None)
+        if descriptor._closed:
+            self.__exit__()
+            raise ClosedError("this handle is closed")
+        return descriptor._fd
+
+    def __exit__(self, *_: object) -> None:
+        descriptor = self._descriptor
+        descriptor._users.pop()
+        if descriptor._closed and not descriptor._users:
+            descriptor._end()
 
 
 class NamedSegment:
@@ -146,7 +190,8 @@ class FileSegment:
         if writable and self.descriptor.stat().st_blocks * 512 < length:
             # Made long by ftruncate, which reserves nothing: now, instead of a SIGBUS later.
             self.reserve(0, length)
-        return _core.Mapping(self.descriptor.fd, 0, length, "write" if writable else "read")
+        with self.descriptor.use() as fd:
+            return _core.Mapping(fd, 0, length, "write" if writable else "read")
 
     def grow(self, size: int) -> None:
         """Makes it `size` bytes, if it is smaller."""
@@ -154,7 +199,8 @@ class FileSegment:
 
     def reserve(self, start: int, end: int) -> None:
         """Gives a range memory."""
-        _core.reserve(self.descriptor.fd, start, end, self._label)
+        with self.descriptor.use() as fd:
+            _core.reserve(fd, start, end, self._label)
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -243,19 +289,22 @@ class AnonymousSegment(FileSegment):
 
     def place(self) -> tuple[int, int, str]:
         """Process, descriptor, and what tells it from others."""
-        return os.getpid(), self.descriptor.fd, _identity(self.descriptor.fd)
+        with self.descriptor.use() as fd:
+            return os.getpid(), fd, _identity(fd)
 
     def seals(self) -> int:
         """The kernel's bits; 0 for a file that cannot be sealed."""
         try:
-            return fcntl.fcntl(self.descriptor.fd, fcntl.F_GET_SEALS)
+            with self.descriptor.use() as fd:
+                return fcntl.fcntl(fd, fcntl.F_GET_SEALS)
         except OSError:
             return 0
 
     def add_seals(self, bits: int) -> None:
         """Adds seals; they are never taken away again."""
         try:
-            fcntl.fcntl(self.descriptor.fd, fcntl.F_ADD_SEALS, bits)
+            with self.descriptor.use() as fd:
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, bits)
         except PermissionError:
             raise PermissionError(
                 "this memory is sealed against further seals, or was opened readonly"

@@ -160,12 +160,13 @@ class MappedFile(Viewable):
         return file
 
     def _reserve(self, file: Descriptor, start: int, end: int) -> None:
-        try:
-            _core.reserve(file.fd, start, end, self._path)
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP or start >= end:
-                raise
-            os.posix_fallocate(file.fd, start, end - start)  # writes zeros where the file system cannot
+        with file.use() as fd:
+            try:
+                _core.reserve(fd, start, end, self._path)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP or start >= end:
+                    raise
+                os.posix_fallocate(fd, start, end - start)  # writes zeros where the file system cannot
 
     def _open(self) -> Descriptor:
         if self._descriptor is None:
@@ -176,7 +177,8 @@ class MappedFile(Viewable):
         file, mapping = self._open(), self._mapping
         # A private copy is made once: another mapping would not have what was written to the first.
         if mapping is None or (self._access != "copy" and len(mapping) != file.stat().st_size):
-            self._mapping = mapping = _core.Mapping(file.fd, 0, file.stat().st_size, self._access)
+            with file.use() as fd:
+                self._mapping = mapping = _core.Mapping(fd, 0, file.stat().st_size, self._access)
         return mapping
 
     @property
@@ -247,12 +249,15 @@ class MappedFile(Viewable):
         """
         start, end = self._range(offset, length)
         parts = []
-        while start < end:
-            part = os.pread(self._open().fd, min(end - start, 1 << 30), start)
-            if not part:
-                raise CorruptError(f"bytes {offset} to {end} of {self._path}: it was cut while it was read")
-            parts.append(part)
-            start += len(part)
+        with self._open().use() as fd:
+            while start < end:
+                part = os.pread(fd, min(end - start, 1 << 30), start)
+                if not part:
+                    raise CorruptError(
+                        f"bytes {offset} to {end} of {self._path}: it was cut while it was read"
+                    )
+                parts.append(part)
+                start += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def write(self, offset: int, data: "Buffer") -> None:
@@ -264,9 +269,10 @@ class MappedFile(Viewable):
         file = self._writing("write")
         rest = memoryview(data).cast("B")
         start, _ = self._range(offset, len(rest))
-        while rest:
-            done = os.pwrite(file.fd, rest, start)
-            rest, start = rest[done:], start + done
+        with file.use() as fd:
+            while rest:
+                done = os.pwrite(fd, rest, start)
+                rest, start = rest[done:], start + done
 
     def flush(self, offset: int = 0, length: int | None = None) -> None:
         """Waits until what was written to the file, by anybody, through views or not, is on its disk.
@@ -280,7 +286,8 @@ class MappedFile(Viewable):
         if self._access == "copy":
             raise Unsupported("flush: changes of a private copy are never written to the file")
         if offset == 0 and length is None:
-            os.fdatasync(file.fd)
+            with file.use() as fd:
+                os.fdatasync(fd)
         else:
             start, end = self._range(offset, length)
             self._now().flush(start, end - start)

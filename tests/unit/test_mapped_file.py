@@ -19,6 +19,7 @@ import pytest
 
 import forking
 import isthmus
+from isthmus._segments import Descriptor
 from support import Peer
 from workers import fill_file
 
@@ -428,6 +429,24 @@ def test_a_closed_handle_says_so_in_every_call(path: Path) -> None:
         with pytest.raises(isthmus.ClosedError):
             call()
     assert repr(file) == f"<isthmus.MappedFile '{path}' (closed)>"
+
+
+def test_a_descriptor_closed_in_the_middle_of_a_call_stays_open_until_its_end(path: Path) -> None:
+    """Its number must not be another file's while a system call is about to be made."""
+    descriptor = Descriptor(os.open(path, os.O_RDWR))
+    with descriptor.use() as fd:
+        with descriptor.use() as again:
+            assert again == fd
+            descriptor.close()
+        assert os.pread(fd, 3, 0) == b"\0\1\2"
+        with pytest.raises(isthmus.ClosedError), descriptor.use():
+            pass
+        with pytest.raises(isthmus.ClosedError):
+            descriptor.stat()
+        assert os.pread(fd, 3, 0) == b"\0\1\2"
+    with pytest.raises(OSError, match="descriptor"):
+        os.fstat(fd)
+    descriptor.close()
 
 
 def test_unlink_removes_this_files_name_only(path: Path) -> None:

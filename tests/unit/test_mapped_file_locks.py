@@ -244,8 +244,8 @@ def test_ctrl_c_at_any_moment_leaves_no_lock_behind(path: Path, spawn: Start) ->
         interrupted = 0
         pause = itertools.cycle([0.0001 + 0.00001 * n for n in range(97)])
         while interrupted < 300:
-            signal.setitimer(signal.ITIMER_REAL, next(pause))
             try:
+                signal.setitimer(signal.ITIMER_REAL, next(pause))
                 while True:
                     lock.acquire(60)
                     lock.release()

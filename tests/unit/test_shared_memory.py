@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import itertools
 import os
 import pickle
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +375,31 @@ def test_what_is_there_was_reserved(namespace: Path) -> None:
         anonymous.grow(1 << 20)
         assert (namespace / "m").stat().st_blocks * 512 >= 1 << 20
         assert os.fstat(anonymous.fileno()).st_blocks * 512 >= 1 << 20
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_closed_while_another_thread_grows_it(make: Callable[[int], isthmus.SharedMemory]) -> None:
+    """The other thread hears of it, and of nothing else."""
+
+    def grow(memory: isthmus.SharedMemory, begun: threading.Event) -> int:
+        with contextlib.suppress(isthmus.ClosedError):
+            for size in itertools.count(1000, 5000):
+                memory.grow(size)
+                memory.view()[size - 1] = 1
+                begun.set()
+                if size > 1 << 22:
+                    return size
+        return 0
+
+    ends = []
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(50):
+            memory, begun = make(10), threading.Event()
+            growing = pool.submit(grow, memory, begun)
+            begun.wait()
+            memory.close()
+            ends.append(growing.result())
+    assert 0 in ends
 
 
 # ---------------------------------------------------------------------------------------- read-only, seals

@@ -60,10 +60,12 @@ impl PySharedMemory {
 
     /// Makes it larger, if it is smaller than that; says how large it is then.
     fn grow(&self, py: Python<'_>, size: u64) -> PyResult<u64> {
+        let file = self.handle.content(true).or_raise(py)?;
         let mut reserved = 0;
         loop {
             let stay = self.handle.session().stay().or_raise(py)?;
-            let done = py.detach(|| self.handle.reserve_some(&mut reserved, size, SLICE)).or_raise(py)?;
+            let done =
+                py.detach(|| self.handle.reserve_some(&file, &mut reserved, size, SLICE)).or_raise(py)?;
             drop(stay);
             py.check_signals()?;
             if done {

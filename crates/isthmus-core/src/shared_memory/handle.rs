@@ -146,19 +146,21 @@ impl SharedMemoryHandle {
     }
 
     /// Reserves the next bytes on the way to `size`, at most `most` of them; true once all are there. For callers
-    /// that want to look around in between; [`SharedMemoryHandle::grow`] then finds them.
-    pub fn reserve_some(&self, reserved: &mut u64, size: u64, most: u64) -> Result<bool> {
-        let from = (*reserved).max(self.size()?);
+    /// that want to look around in between; [`SharedMemoryHandle::grow`] then finds them. `file` is the content,
+    /// opened for this: others may close the handle meanwhile, and its descriptor may then be another file's.
+    pub fn reserve_some(&self, file: &File, reserved: &mut u64, size: u64, most: u64) -> Result<bool> {
         if size > SIZE_MAX {
             return Err(Error::TooLarge { what: "bytes of shared memory", size, limit: SIZE_MAX });
         }
+        self.session.me()?;
+        let from = (*reserved).max(self.extent.size());
         if from >= size {
             return Ok(true);
         }
-        let (object, to) = (self.session.object(), size.min(from.saturating_add(most)));
-        let place = object.namespace().path();
-        limits::check_range(object.fd(), (CONTENT + from, CONTENT + size), place)?;
-        limits::reserve_range(object.fd(), (CONTENT + from, CONTENT + to), place)?;
+        let to = size.min(from.saturating_add(most));
+        let place = self.session.object().namespace().path();
+        limits::check_range(file.raw(), (CONTENT + from, CONTENT + size), place)?;
+        limits::reserve_range(file.raw(), (CONTENT + from, CONTENT + to), place)?;
         *reserved = to;
         Ok(to == size)
     }
