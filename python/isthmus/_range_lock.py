@@ -92,7 +92,7 @@ class RangeLock:
         """In a forked child."""
         own, self._descriptor = self._descriptor, None
         if own is not None:
-            own.close()
+            own.drop()
         self._lost = True
         self._turn = {}
 

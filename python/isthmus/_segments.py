@@ -78,6 +78,12 @@ class Descriptor:
         if not self._users:
             self._end()
 
+    def drop(self) -> None:
+        """Closes it at once: in a forked child, which does not have the threads that use it."""
+        self._closed = True
+        self._users.clear()
+        self._end()
+
     def _end(self) -> None:
         try:
             fd = self._open.pop()

@@ -454,3 +454,39 @@ def test_a_child_that_lives_on_does_not_keep_the_lock_of_its_killed_parent(
         os.kill(child, 0)
     finally:
         os.kill(child, 9)
+
+
+def test_a_child_forked_while_a_thread_waits_does_not_keep_what_that_thread_gets(
+    file: isthmus.MappedFile, path: Path, spawn: Start
+) -> None:
+    with file.lock(0, 10):
+        peer = spawn(
+            """
+            import os, sys, threading, time, isthmus
+            lock = isthmus.MappedFile(sys.argv[1]).lock(0, 10)
+            def take():
+                lock.acquire()
+                print("taken", flush=True)
+                time.sleep(600)
+            thread = threading.Thread(target=take, daemon=True)
+            thread.start()
+            stat = f"/proc/self/task/{thread.native_id}/stat"
+            while open(stat).read().rpartition(")")[2].split()[0] != "S":
+                pass
+            child = os.fork()
+            if child == 0:
+                time.sleep(600)
+            print(child, flush=True)
+            time.sleep(600)
+            """,
+            path,
+        )
+        child = int(peer.line())
+    try:
+        peer.expect("taken")
+        assert not free_for_others(file, 0, 10)
+        peer.process.kill()
+        assert file.lock(0, 10).acquire(20) is True
+        os.kill(child, 0)
+    finally:
+        os.kill(child, 9)
