@@ -314,9 +314,8 @@ class Stream(Generic[T]):
         return repr(self._stream).replace("isthmus.Stream", "isthmus.aio.Stream")
 
 
-async def take_steps(steps: Steps[R], timeout: float | None, doing: str) -> R:
+async def take_steps(steps: Steps[R], timeout: float | None, deadline: float | None, doing: str) -> R:
     """Takes the steps in this event loop; `Timeout` when they are not done in time."""
-    deadline = deadline_of(timeout)
     answer: bool | None = None
     try:
         while True:
@@ -361,7 +360,7 @@ async def connect(address: Address, terms: Terms, timeout: float | None, backoff
     while True:
         try:
             places = await _places(address, deadline, doing)
-            return await take_steps(connecting(address, places, terms), left(deadline), doing)
+            return await take_steps(connecting(address, places, terms), timeout, deadline, doing)
         except TRY_AGAIN as problem:
             if pauses is None:
                 raise

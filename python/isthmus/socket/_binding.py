@@ -4,7 +4,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import socket
 import stat
 from collections.abc import Iterator
@@ -79,9 +78,7 @@ def bind_unix(
 ) -> tuple[socket.socket, tuple[int, int] | None]:
     """A Unix socket bound to a path, in place of one whose process is gone; and what identifies its file.
 
-    The file is made under another name, gets its permissions and listens there, and is then linked or
-    renamed to its own: who finds it can connect. A lock on the directory keeps two from taking away the
-    same leftover.
+    A lock on the directory keeps two from taking away the same leftover.
     """
     sock = socket.socket(socket.AF_UNIX, kind)
     try:
@@ -92,20 +89,19 @@ def bind_unix(
             return sock, None
         path = Path(address.path)
         with _locked(path.parent):
-            made = path.with_name(f".{secrets.token_hex(4)}")
-            sock.bind(os.fsencode(made))
             try:
-                made.chmod(mode)
-                if backlog is not None:
-                    sock.listen(backlog)
-                try:
-                    os.link(made, path)
-                except FileExistsError:
-                    _prove_dead(address, path, kind)
-                    made.rename(path)
-                found = path.stat()
-            finally:
-                made.unlink(missing_ok=True)
+                sock.bind(address.unix_name)
+            except OSError as problem:
+                if problem.errno != errno.EADDRINUSE:
+                    raise
+                _prove_dead(address, path, kind)
+                path.unlink(missing_ok=True)
+                sock.bind(address.unix_name)
+            # Nobody can connect before listen(2), so nobody comes in before the permissions are right.
+            path.chmod(mode)
+            if backlog is not None:
+                sock.listen(backlog)
+            found = path.stat()
         return sock, (found.st_dev, found.st_ino)
     except OSError as problem:
         sock.close()

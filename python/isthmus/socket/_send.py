@@ -235,6 +235,8 @@ class Sender:
         size = sum(map(len, views))
         if size > self._most:
             raise self._over_limit(size)
+        if size > _GROW_FROM and not self._grown:
+            self._grow()
         passed = [_number(descriptor) for descriptor in descriptors]
         if passed and len(passed) > self._takes_descriptors:
             raise Unsupported(
@@ -289,7 +291,7 @@ class Sender:
     def _grow(self) -> None:
         """With the first large message: the other side then finds more at a time. TCP does it itself."""
         self._grown = True
-        if self._sock.family == socket.AF_UNIX:
+        if self._sock.family == socket.AF_UNIX and not self._closed:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _GROWN)
 
     def _send_within(self, packet: Any, timeout: float | None) -> None:
@@ -438,7 +440,7 @@ class Sender:
                             raise self._full(timeout) from None
                         self._keep()
                         return
-            self._flush_tls(timeout, deadline)
+            self._flush_tls(timeout, deadline, old)
         except OSError as problem:
             if isinstance(problem, IsthmusError):
                 raise
@@ -450,7 +452,7 @@ class Sender:
             self._keep()
             raise
 
-    def _flush_tls(self, timeout: float | None, deadline: float | None) -> None:
+    def _flush_tls(self, timeout: float | None, deadline: float | None, old: bool) -> None:
         """What TLS has encrypted and the socket has not taken: its message counts as sent."""
         tls = self._tls
         while tls is not None and tls.pending:
@@ -460,6 +462,8 @@ class Sender:
                 rest = left(deadline)
                 if rest == 0.0 or not wait(self._number, select.POLLOUT, rest):
                     self._owed = True
+                    if old:
+                        raise self._full(timeout) from None
                     return
 
     def _keep(self) -> None:

@@ -60,9 +60,8 @@ def wait(fd: int, events: int, seconds: float | None) -> bool:
     return bool(poll.poll(None if seconds is None else ceil(seconds * 1000)))
 
 
-def run(steps: Steps[R], timeout: float | None, doing: str) -> R:
+def run(steps: Steps[R], timeout: float | None, deadline: float | None, doing: str) -> R:
     """Takes the steps in this thread; `Timeout` when they are not done in time."""
-    deadline = deadline_of(timeout)
     ready = None
     try:
         while True:

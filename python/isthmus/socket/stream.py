@@ -229,7 +229,8 @@ class Stream(BytesReceiver, Sender, Generic[T]):
         tune(sock, keepalive)
         role = ACCEPTED if accepted else CONNECTED
         peer = "" if unix else str(of_socket("tcp", sock.getpeername()))
-        opened = run(opening(sock, where, terms, role, peer), timeout, f"opening {where}")
+        steps = opening(sock, where, terms, role, peer)
+        opened = run(steps, timeout, deadline_of(timeout), f"opening {where}")
         return cls._made(where, terms, opened, role)
 
     @classmethod
@@ -519,7 +520,7 @@ def connect_again(address: Address, terms: Terms, timeout: float | None, backoff
     doing = f"connecting to {address}"
     while True:
         try:
-            return run(connecting(address, address.places(), terms), left(deadline), doing)
+            return run(connecting(address, address.places(), terms), timeout, deadline, doing)
         except TRY_AGAIN as problem:
             if pauses is None:
                 raise
