@@ -11,7 +11,7 @@ PYTHON_LAYERS: list[set[str]] = [
     {"__main__"},  # `python -m isthmus`
     {"cli", "logging", "testing", "multiprocessing"},  # faces
     {"aio"},  # the same, awaited
-    {"_select"},  # waits for several of them
+    {"_doctor", "_select"},  # waits for several of them
     {"queue", "topic", "service", "table"},  # patterns
     {"lockset"},  # several of the locks below
     {"condition", "rlock"},  # on a mutex

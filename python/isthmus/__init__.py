@@ -52,6 +52,7 @@ from .queue import Queue, QueueStats
 from .value import Value
 
 if _TYPE_CHECKING:
+    from ._doctor import Diagnosis, Finding, doctor
     from ._fifo_calls import FifoClient, FifoRequest, FifoServer
     from ._inspect import Attachment, Inspection, PeekedMessage, inspect
     from ._pipeline import Pipeline, StageProgress, pipeline
@@ -83,6 +84,7 @@ if _TYPE_CHECKING:
     )
 
 _LATER = {
+    "_doctor": ("Diagnosis", "Finding", "doctor"),
     "socket": (
         "Backoff",
         "Credentials",
@@ -134,6 +136,7 @@ __all__ = [
     "DeadLetters",
     "DeadlockError",
     "Denied",
+    "Diagnosis",
     "Empty",
     "Event",
     "Fifo",
@@ -142,6 +145,7 @@ __all__ = [
     "FifoRequest",
     "FifoServer",
     "FifoWriter",
+    "Finding",
     "Full",
     "IncompatibleError",
     "Inspection",
@@ -194,6 +198,7 @@ __all__ = [
     "View",
     "Writable",
     "clean",
+    "doctor",
     "inspect",
     "objects",
     "pipeline",

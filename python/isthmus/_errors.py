@@ -101,7 +101,7 @@ class PeerDied(IsthmusError, ConnectionResetError):
 
 
 class Refused(IsthmusError, ConnectionRefusedError):
-    """Nobody listens at the address, or who listens takes no more; the text has the address and says which."""
+    """Nobody listens at the address, or who listens takes no more; the text has it and says which."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
@@ -150,8 +150,10 @@ class BuriedError(IsthmusError, RuntimeError):
 
 
 class NotOwnerError(IsthmusError, RuntimeError, ValueError):
-    """A lock or a permit was released by somebody who does not hold it. A ValueError too, as of `threading`'s
-    semaphores."""
+    """A lock or a permit was released by somebody who does not hold it.
+
+    A ValueError too, as of `threading`'s semaphores.
+    """
 
 
 class BrokenBarrierError(IsthmusError, threading.BrokenBarrierError):
@@ -159,7 +161,16 @@ class BrokenBarrierError(IsthmusError, threading.BrokenBarrierError):
 
 
 class DeadlockError(IsthmusError, RuntimeError):
-    """Waiting would never end: the caller itself holds what it waits for."""
+    """Waiting would never end: the caller holds what it waits for, itself or through others.
+
+    `cycle` has process id and lock of each wait in it, as far as there are others.
+    """
+
+    cycle: list[tuple[int, str]]
+
+    def __init__(self, message: str = "", *, cycle: list[tuple[int, str]] | None = None) -> None:
+        super().__init__(message)
+        self.cycle = cycle or []
 
 
 class TooLarge(IsthmusError, ValueError):

@@ -2,12 +2,12 @@
 
 import os
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 from . import _core
 from ._errors import ClosedError, OwnerDied
 
-__all__ = ["Mutex"]
+__all__ = ["Mutex", "detecting"]
 
 
 class Mutex(_core.Mutex):
@@ -20,6 +20,10 @@ class Mutex(_core.Mutex):
     After its owner's death `acquire` raises `OwnerDied` with the mutex *not* held, in every process, until
     somebody has repaired what it protects in `with mutex.recover():`. With `on_owner_died="recover"` this
     handle takes it from the dead directly.
+
+    With `deadlock="raise"` a wait without a timeout that closes a cycle of waits, across processes, threads
+    and tasks, raises `DeadlockError` with that cycle within a few tenths of a second, with the mutex *not*
+    held. The others of the cycle go on when what this one holds is released.
     """
 
     __slots__ = ()
@@ -31,9 +35,11 @@ class Mutex(_core.Mutex):
         name: str | None = None,
         *,
         on_owner_died: Literal["raise", "recover"] = "raise",
+        deadlock: Literal["wait", "raise"] = "wait",
         namespace: str | os.PathLike[str] | None = None,
     ) -> Self:
-        return super().__new__(cls, name, "open_or_create", on_owner_died, namespace, None, cls._flavour)
+        mutex = super().__new__(cls, name, "open_or_create", on_owner_died, namespace, None, cls._flavour)
+        return detecting(mutex, deadlock)
 
     @classmethod
     def create(
@@ -41,10 +47,12 @@ class Mutex(_core.Mutex):
         name: str,
         *,
         on_owner_died: Literal["raise", "recover"] = "raise",
+        deadlock: Literal["wait", "raise"] = "wait",
         namespace: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Creates the mutex; `FileExistsError` where the name is taken."""
-        return super().__new__(cls, name, "create", on_owner_died, namespace, None, cls._flavour)
+        mutex = super().__new__(cls, name, "create", on_owner_died, namespace, None, cls._flavour)
+        return detecting(mutex, deadlock)
 
     @classmethod
     def open(
@@ -52,10 +60,12 @@ class Mutex(_core.Mutex):
         name: str,
         *,
         on_owner_died: Literal["raise", "recover"] = "raise",
+        deadlock: Literal["wait", "raise"] = "wait",
         namespace: str | os.PathLike[str] | None = None,
     ) -> Self:
         """Opens a mutex that exists; `FileNotFoundError` where there is none."""
-        return super().__new__(cls, name, "open", on_owner_died, namespace, None, cls._flavour)
+        mutex = super().__new__(cls, name, "open", on_owner_died, namespace, None, cls._flavour)
+        return detecting(mutex, deadlock)
 
     def recover(self, timeout: float | None = None) -> "_Recovery":
         """Takes the mutex for repair: `with mutex.recover() as death:`.
@@ -76,8 +86,16 @@ class Mutex(_core.Mutex):
             raise ClosedError("this handle is closed: it cannot be pickled")
         namespace, name, fd, nonce, recovers = self._place()
         if name is None:
-            return _adopt, (type(self), os.fspath(namespace), os.getpid(), fd, nonce, recovers)
-        return _reopen, (type(self), os.fspath(namespace), name, recovers)
+            return _adopt, (
+                type(self),
+                os.fspath(namespace),
+                os.getpid(),
+                fd,
+                nonce,
+                recovers,
+                self._detects(),
+            )
+        return _reopen, (type(self), os.fspath(namespace), name, recovers, self._detects())
 
 
 class _Recovery:
@@ -101,10 +119,28 @@ class _Recovery:
         self._mutex._recovered(kind is None)
 
 
-def _reopen(cls: type[Mutex], namespace: str, name: str, recovers: bool) -> Mutex:
-    return cls.open(name, on_owner_died="recover" if recovers else "raise", namespace=namespace)
+D = TypeVar("D", bound=_core.Mutex | _core.Sync)
 
 
-def _adopt(cls: type[Mutex], namespace: str, pid: int, fd: int, nonce: int, recovers: bool) -> Mutex:
+def detecting(lock: "D", deadlock: Literal["wait", "raise"]) -> "D":
+    """Has a handle look for deadlocks, where that is asked for."""
+    if deadlock not in {"wait", "raise"}:
+        raise ValueError(f'deadlock is {deadlock!r}: it takes "wait" or "raise"')
+    if deadlock == "raise":
+        lock._detect()
+    return lock
+
+
+def _reopen(cls: type[Mutex], namespace: str, name: str, recovers: bool, detects: bool) -> Mutex:
     on_owner_died: Literal["raise", "recover"] = "recover" if recovers else "raise"
-    return _core.Mutex.__new__(cls, None, "open", on_owner_died, namespace, (pid, fd, nonce), cls._flavour)
+    deadlock: Literal["wait", "raise"] = "raise" if detects else "wait"
+    return cls.open(name, on_owner_died=on_owner_died, deadlock=deadlock, namespace=namespace)
+
+
+def _adopt(
+    cls: type[Mutex], namespace: str, pid: int, fd: int, nonce: int, recovers: bool, detects: bool
+) -> Mutex:
+    on_owner_died: Literal["raise", "recover"] = "recover" if recovers else "raise"
+    place = (pid, fd, nonce)
+    mutex = _core.Mutex.__new__(cls, None, "open", on_owner_died, namespace, place, cls._flavour)
+    return detecting(mutex, "raise" if detects else "wait")

@@ -2,11 +2,12 @@
 
 import os
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from . import _core
 from ._errors import OwnerDied
 from ._sync import Opening
+from .mutex import detecting
 
 __all__ = ["RWLock"]
 
@@ -21,7 +22,8 @@ class RWLock:
     Read shares of a process that was killed are given back within 100 ms. After the death of a writer both
     raise `OwnerDied`, in every process, until somebody has repaired what the lock protects in `with
     lock.recover():`. Neither readers nor writers starve: one that has waited for 5 ms is next. So a thread
-    that reads already and asks again may wait for a writer that waits for it: do not nest.
+    that reads already and asks again may wait for a writer that waits for it: do not nest. `deadlock` is as
+    with `Mutex`.
     """
 
     __slots__ = ("read", "write")
@@ -40,8 +42,9 @@ class RWLock:
         mode: Opening,
         namespace: str | os.PathLike[str] | None,
         adopt: tuple[int, int, int] | None = None,
+        deadlock: Literal["wait", "raise"] = "wait",
     ) -> None:
-        self.write = _core.Sync("write", name, mode, None, 0, namespace, adopt)
+        self.write = detecting(_core.Sync("write", name, mode, None, 0, namespace, adopt), deadlock)
         self.read = self.write._as("read")
 
     @classmethod

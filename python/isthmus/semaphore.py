@@ -1,9 +1,10 @@
 """`Semaphore` and `BoundedSemaphore`: so many at a time."""
 
 import os
-from typing import Self
+from typing import Literal, Self
 
 from ._sync import Named
+from .mutex import detecting
 
 __all__ = ["BoundedSemaphore", "Semaphore"]
 
@@ -70,9 +71,10 @@ class BoundedSemaphore(Named):
         name: str | None = None,
         value: int | None = None,
         *,
+        deadlock: Literal["wait", "raise"] = "wait",
         namespace: str | os.PathLike[str] | None = None,
     ) -> Self:
-        return cls._made(name, "open_or_create", value, namespace)
+        return detecting(cls._made(name, "open_or_create", value, namespace), deadlock)
 
     @classmethod
     def create(cls, name: str, value: int = 1, *, namespace: str | os.PathLike[str] | None = None) -> Self:

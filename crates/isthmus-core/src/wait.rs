@@ -95,7 +95,9 @@ impl WaitPoint {
 
     #[cold]
     fn wake<M: Memory>(self, memory: &M, count: u32) {
-        loop {
+        // As many rounds as there are places, and some for exchanges that fail: a word that others set again and again
+        // must not keep the caller here. Whoever is not woken looks by itself after a slice.
+        for _ in 0..4 * PLACES {
             let word = memory.load(self.at);
             let chosen = if count == 1 { one_of(word) } else { word & (SLEEPERS | BELLS) };
             if chosen == 0 {

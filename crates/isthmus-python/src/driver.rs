@@ -102,7 +102,16 @@ fn drive_on<T>(
     let grace = if matches!(timeout, Timeout::Last) { Duration::ZERO } else { LOCK_GRACE };
     let lock_deadline = deadline.map(|deadline| deadline.max(Instant::now() + grace));
     let mut last = false;
+    let mut rounds = 0_u32;
     loop {
+        // Words that a hostile peer toggles may keep this from ever waiting.
+        rounds += 1;
+        if rounds.is_multiple_of(1000) {
+            py.check_signals()?;
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(Err(on));
+            }
+        }
         if on == On::Messages {
             handle.check_end().or_raise(py)?;
         }

@@ -22,6 +22,7 @@ mod reservation;
 mod sending;
 mod shared_memory;
 mod signals;
+mod situation;
 mod sync;
 mod value;
 mod waits;
@@ -63,6 +64,8 @@ mod _core {
         signal_stopping, signal_unblock_main, signal_window, timer_create, timer_delete, timer_descriptor,
         timer_left, timer_left_descriptor, timer_set, timer_set_descriptor,
     };
+    #[pymodule_export]
+    use crate::situation::situation_of;
     #[pymodule_export]
     use crate::sync::PySync;
     #[pymodule_export]

@@ -1,6 +1,7 @@
 //! The class `isthmus._core.Mutex`.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use isthmus_core::error::Death;
 use isthmus_core::lock::Slices;
@@ -17,6 +18,7 @@ use pyo3::types::PyString;
 use crate::arguments::{Timeout, mode, namespace};
 use crate::driver::look_briefly;
 use crate::errors::{OrRaise, death_fields, number, raise};
+use crate::situation::Watch;
 
 /// A lock between processes that says when its owner was killed.
 ///
@@ -25,6 +27,8 @@ use crate::errors::{OrRaise, death_fields, number, raise};
 pub(crate) struct PyMutex {
     pub(crate) handle: MutexHandle,
     recovers: bool,
+    /// Whether a wait that would never end raises.
+    detects: AtomicBool,
 }
 
 /// How an attempt to take the mutex ended.
@@ -91,6 +95,7 @@ impl PyMutex {
     ) -> PyResult<Taken> {
         let deadline = timeout.deadline();
         let mut last = false;
+        let mut watch = Watch::new(deadline.is_none() && self.detects.load(Ordering::Relaxed));
         loop {
             let me = self.me(py, context)?;
             let mutex = self.handle.mutex();
@@ -121,6 +126,7 @@ impl PyMutex {
             let waited = py.detach(|| self.handle.wait(me, slices, deadline)).or_raise(py)?;
             // After every sleep, interrupted or not: a signal may have come just before it.
             py.check_signals()?;
+            watch.look(py, self.handle.session(), me)?;
             if waited == Waited::TimedOut {
                 // Before giving up: is the owner alive at all?
                 if last || !mutex.check_owner() {
@@ -187,7 +193,18 @@ impl PyMutex {
             (Some(name), None) => MutexHandle::open(&space, name, mode(mode_)?, flavour),
             (None, None) => MutexHandle::anonymous(&space, flavour),
         };
-        Ok(PyMutex { handle: handle.or_raise(py)?, recovers })
+        Ok(PyMutex { handle: handle.or_raise(py)?, recovers, detects: AtomicBool::new(false) })
+    }
+
+    /// From now on a wait that would never end raises `DeadlockError`.
+    fn _detect(&self) {
+        self.detects.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it does.
+    #[pyo3(name = "_detects")]
+    pub(crate) fn detects(&self) -> bool {
+        self.detects.load(Ordering::Relaxed)
     }
 
     /// Where the object is: namespace, name, descriptor, nonce, whether it recovers; for pickling.

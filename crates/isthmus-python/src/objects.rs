@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use isthmus_core::mutex::handle as mutex;
 use isthmus_core::namespace::Namespace;
-use isthmus_core::object::{Listing, MUTEX, QUEUE, SHARED_MEMORY, VALUE, inspect};
+use isthmus_core::object::{
+    BARRIER, BOUNDED_SEMAPHORE, CONDITION, EVENT, Listing, MUTEX, QUEUE, RLOCK, RWLOCK, SEMAPHORE,
+    SHARED_MEMORY, VALUE, inspect,
+};
 use isthmus_core::queue::handle as queue;
 use isthmus_core::queue::handle::peek;
 use isthmus_core::shared_memory::handle as memory;
@@ -34,6 +37,10 @@ pub(crate) fn unknown(found: &Listing) -> Option<String> {
         MUTEX => mutex::VERSION,
         VALUE => value::VERSION,
         SHARED_MEMORY => memory::VERSION,
+        RLOCK => isthmus_core::mutex::handle::RECURSIVE.version,
+        SEMAPHORE | BOUNDED_SEMAPHORE | RWLOCK | EVENT | CONDITION | BARRIER => {
+            isthmus_core::sync::handle::VERSION
+        }
         other => return Some(format!("kind {other} is not known to this version of isthmus")),
     };
     (found.version != known)
@@ -61,6 +68,13 @@ pub(crate) fn kind(number: u32) -> &'static str {
         MUTEX => "mutex",
         VALUE => "value",
         SHARED_MEMORY => "memory",
+        RLOCK => "rlock",
+        SEMAPHORE => "semaphore",
+        BOUNDED_SEMAPHORE => "bounded_semaphore",
+        RWLOCK => "rwlock",
+        EVENT => "event",
+        CONDITION => "condition",
+        BARRIER => "barrier",
         _ => "?",
     }
 }

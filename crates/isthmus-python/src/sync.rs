@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use isthmus_core::error::Death;
 use isthmus_core::object::{BARRIER, BOUNDED_SEMAPHORE, CONDITION, EVENT, RWLOCK, SEMAPHORE};
@@ -18,6 +19,7 @@ use pyo3::types::PyString;
 use crate::arguments::{Timeout, mode, namespace};
 use crate::driver::look_briefly;
 use crate::errors::{OrRaise, death_fields, number, raise};
+use crate::situation::Watch;
 
 /// An object of synchronization; the classes of `isthmus` say more.
 #[pyclass(name = "Sync", module = "isthmus._core", subclass, frozen)]
@@ -26,6 +28,8 @@ pub(crate) struct PySync {
     /// What `acquire` takes.
     pub(crate) want: Want,
     what: &'static str,
+    /// Whether a wait that would never end raises.
+    detects: AtomicBool,
 }
 
 /// What is wanted, by name.
@@ -100,6 +104,7 @@ impl PySync {
         let mut episode = Episode::default();
         let mut last = false;
         let mut record = None;
+        let mut watch = Watch::new(deadline.is_none() && self.detects.load(Ordering::Relaxed));
         let taken = loop {
             let me = self.me(py, context)?;
             match attempt(me).or_raise(py)? {
@@ -122,6 +127,9 @@ impl PySync {
             let waited = py.detach(|| self.handle.wait(me, want, &mut episode, deadline));
             // After every sleep, interrupted or not: a signal may have come just before it.
             if let Err(error) = py.check_signals() {
+                break Err(error);
+            }
+            if let Err(error) = watch.look(py, session, me) {
                 break Err(error);
             }
             match waited.or_raise(py) {
@@ -212,13 +220,25 @@ impl PySync {
             (Some(name), None) => SyncHandle::open(&space, name, mode(mode_)?, kind, (limit, default)),
             (None, None) => SyncHandle::anonymous(&space, kind, limit.unwrap_or(default)),
         };
-        Ok(PySync { handle: Arc::new(handle.or_raise(py)?), want, what })
+        Ok(PySync { handle: Arc::new(handle.or_raise(py)?), want, what, detects: AtomicBool::new(false) })
+    }
+
+    /// From now on a wait that would never end raises `DeadlockError`.
+    fn _detect(&self) {
+        self.detects.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it does.
+    #[pyo3(name = "_detects")]
+    pub(crate) fn detects(&self) -> bool {
+        self.detects.load(Ordering::Relaxed)
     }
 
     /// The same handle for what else its object can be taken for.
     fn _as(slf: PyRef<'_, Self>, kind_: &str) -> PyResult<PySync> {
         let (_, want, what) = kind(kind_)?;
-        Ok(PySync { handle: Arc::clone(&slf.handle), want, what })
+        let detects = AtomicBool::new(slf.detects.load(Ordering::Relaxed));
+        Ok(PySync { handle: Arc::clone(&slf.handle), want, what, detects })
     }
 
     /// Where the object is: namespace, name, descriptor, nonce; for pickling.

@@ -27,6 +27,7 @@ use crate::arguments::namespace;
 use crate::errors::OrRaise;
 use crate::mutex::PyMutex;
 use crate::queue::PyQueue;
+use crate::situation::check;
 use crate::sync::PySync;
 
 /// What a call waits for.
@@ -68,6 +69,10 @@ pub(crate) trait Awaited: Send + Sync {
     }
     /// Enters the caller among the waiters of the object, where it has a table of them.
     fn record(&self, _timed: bool) -> Option<usize> {
+        None
+    }
+    /// The waiter, where its handle was asked to look for deadlocks.
+    fn detects(&self) -> Option<Owner> {
         None
     }
     /// On which side of the queue the caller waits, for `stats()`.
@@ -142,6 +147,17 @@ impl PyWait {
     /// Says that a task waits, to whoever looks for deadlocks; the number to `unrecord`.
     fn record(&self, timed: bool) -> Option<usize> {
         self.0.session().me().ok().and_then(|_| self.0.record(timed))
+    }
+
+    /// Whether its handle was asked to look for deadlocks.
+    #[getter]
+    fn detects(&self) -> bool {
+        self.0.detects().is_some()
+    }
+
+    /// `DeadlockError` where the wait closes a cycle.
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.detects().map_or(Ok(()), |me| check(py, self.0.session(), me))
     }
 
     /// It waits no more.
@@ -396,6 +412,10 @@ impl Awaited for MutexWait {
     fn record(&self, timed: bool) -> Option<usize> {
         Recorded::new(self.session(), self.me().ok()?, (Mode::Exclusive, timed)).keep()
     }
+
+    fn detects(&self) -> Option<Owner> {
+        self.me().ok().filter(|_| self.mutex.get().detects())
+    }
 }
 
 /// A call on another object of synchronization that waits, of a task.
@@ -465,6 +485,10 @@ impl Awaited for SyncWait {
 
     fn record(&self, timed: bool) -> Option<usize> {
         self.handle().record(self.me().ok()?, self.want, timed).keep()
+    }
+
+    fn detects(&self) -> Option<Owner> {
+        self.me().ok().filter(|_| self.sync.get().detects())
     }
 }
 

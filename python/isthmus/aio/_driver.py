@@ -37,6 +37,8 @@ _ONE_CPU = os.cpu_count() == 1
 
 # As in claim.rs, in seconds.
 _PATIENCE = 0.005
+# How often a waiter that was asked to looks whether it is in a deadlock, in seconds.
+_LOOK_EVERY = 0.1
 
 TURN = 64
 """What never has to wait would never let the loop run. So every so many calls of an object do so, once."""
@@ -400,8 +402,14 @@ async def settle(
     first = waiter.wait
     record = first.record(timeout is not None)
     claimed = False
+    detects = timeout is None and first.detects
     try:
-        while await driver.wait(waiter, deadline):
+        while True:
+            if not await driver.wait(waiter, loop.time() + _LOOK_EVERY if detects else deadline):
+                if not detects:
+                    break
+                waiter.wait.check()
+                continue
             # Nothing is awaited from here on where it goes through: what was taken cannot be lost.
             try:
                 return call(ASK)

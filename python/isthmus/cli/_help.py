@@ -9,6 +9,7 @@ examples:
   isthmus inspect jobs          who uses it, what is in it, without taking anything
   isthmus ls                    what is in the namespace, how full, and who is attached
   isthmus rm jobs               remove an object
+  isthmus doctor                find deadlocks and who is in the way
   isthmus clean                 remove what killed processes left behind
   isthmus demo --kill 5         count words with queues, while workers are killed
   isthmus demo frames           pass on video frames between processes without copying them
@@ -88,6 +89,16 @@ examples:
   isthmus clean
 
 Objects that a living process uses and persistent ones stay.
+"""
+
+DOCTOR = """\
+examples:
+  isthmus doctor
+  isthmus doctor --hold-limit 1
+
+Each deadlock is a sentence: which thread or task of which process waits for what, and who has it.
+
+exit codes: 0 no deadlock; 1 at least one; 2 wrong arguments
 """
 
 COMPLETION = """\

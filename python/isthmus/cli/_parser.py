@@ -39,7 +39,7 @@ def parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"isthmus {isthmus.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_put, _get, _inspect, _ls, _rm, _clean, _demo, _frames, _completion):
+    for add in (_put, _get, _inspect, _ls, _rm, _clean, _doctor, _demo, _frames, _completion):
         add(commands)
     return parser
 
@@ -144,6 +144,14 @@ def _rm(commands: Commands[Parser]) -> None:
 def _clean(commands: Commands[Parser]) -> None:
     clean = _command(commands, "clean", "remove objects that nobody uses any more", _help.CLEAN)
     clean.add_argument("--dry-run", action="store_true", help="remove nothing, say what would be removed")
+
+
+def _doctor(commands: Commands[Parser]) -> None:
+    what = "find deadlocks, waits for stopped processes and poisoned locks"
+    doctor = _command(commands, "doctor", what, _help.DOCTOR)
+    doctor.add_argument("--json", action="store_true", help="print a line of JSON for each finding")
+    limit = "seconds that others may wait for a lock before its holder is named (default: 10)"
+    doctor.add_argument("--hold-limit", metavar="S", type=seconds, default=10.0, help=limit)
 
 
 def _completion(commands: Commands[Parser]) -> None:

@@ -49,23 +49,29 @@ pub(super) fn look_through(
     registry: &Registry,
     name: String,
 ) -> Option<(Listing, Option<File>)> {
-    let mut listing = Listing {
-        name,
-        kind: 0,
-        version: 0,
-        size: 0,
-        created_ns: 0,
-        persistent: false,
-        attributes: [0; 16],
-        attached: Vec::new(),
-        problem: None,
-    };
+    let mut listing = Listing::blank(name);
     match fill(namespace, registry, &mut listing) {
         Ok(Some(file)) => Some((listing, Some(file))),
         Ok(None) => None,
         Err(error) => {
             listing.problem = Some(error.to_string());
             Some((listing, None))
+        }
+    }
+}
+
+impl Listing {
+    pub(super) fn blank(name: String) -> Listing {
+        Listing {
+            name,
+            kind: 0,
+            version: 0,
+            size: 0,
+            created_ns: 0,
+            persistent: false,
+            attributes: [0; 16],
+            attached: Vec::new(),
+            problem: None,
         }
     }
 }
@@ -106,7 +112,7 @@ fn fill(namespace: &Namespace, registry: &Registry, listing: &mut Listing) -> Re
     Ok(Some(file))
 }
 
-fn describe(header: &Header, listing: &mut Listing) {
+pub(super) fn describe(header: &Header, listing: &mut Listing) {
     listing.kind = header.kind;
     listing.version = header.version;
     listing.created_ns = header.created_ns;

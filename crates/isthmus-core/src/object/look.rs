@@ -4,15 +4,19 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::header::{BELL, BODY, CELLS, SHARED_MEMORY, cell};
-use super::list::{Listing, look_through};
+use super::header::{ANONYMOUS, BELL, BODY, CELLS, SHARED_MEMORY, cell};
+use super::list::{Listing, describe, look_through};
+use super::remove::read_regular;
 use crate::error::Result;
 use crate::memory::mapping::Mapping;
 use crate::namespace::{Namespace, check_name};
 use crate::owner::Owner;
 use crate::registry::{ProcessInfo, Registry};
-use crate::sys::file::File;
+use crate::sys::file::{self, File};
 use crate::sys::map::Map;
+
+/// Where the header has the random word (`header.rs`).
+const NONCE: usize = 0x30;
 
 /// An object that is only looked at.
 #[derive(Debug)]
@@ -58,6 +62,40 @@ impl Glimpse {
         let size = if listing.kind == SHARED_MEMORY { BODY } else { listing.size as usize };
         let map = file.map(|file| Map::read_only(&file, size)).transpose()?;
         Ok(Some(Glimpse { listing, map, registry }))
+    }
+
+    /// The objects without a name that a process has open, as far as it lets this one see them.
+    pub fn anonymous_of(namespace: &Namespace, pid: u32) -> Result<Vec<Glimpse>> {
+        let registry = Registry::for_namespace(namespace)?;
+        let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return Ok(Vec::new()) };
+        let ours = |entry: &std::fs::DirEntry| {
+            std::fs::read_link(entry.path())
+                .is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"/memfd:isthmus"))
+        };
+        let numbers = entries.flatten().filter(ours);
+        let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let mut found: Vec<Glimpse> = Vec::new();
+        for fd in numbers {
+            // What is closed meanwhile, or nobody may see, is left out.
+            let Ok(file) = file::open_of_process(pid, fd) else { continue };
+            let Ok(Some(header)) = read_regular(&file) else { continue };
+            let size = file.stat()?.size;
+            let sound = header.flags & ANONYMOUS != 0 && header.identity == registry.identity();
+            if !sound || !header.fits(size) {
+                continue;
+            }
+            let mut listing = Listing::blank(format!("descriptor {fd} of process {pid}"));
+            describe(&header, &mut listing);
+            listing.size = size;
+            let map = Map::read_only(&file, BODY.max(size.min(64 << 20) as usize))?;
+            found.push(Glimpse { listing, map: Some(map), registry: Arc::clone(&registry) });
+        }
+        Ok(found)
+    }
+
+    /// Random word that tells the object from any other; 0 where it cannot be read.
+    pub fn nonce(&self) -> u64 {
+        self.map.as_ref().map_or(0, |map| map.word(NONCE).load(Ordering::Acquire))
     }
 
     /// What its file says.

@@ -67,7 +67,7 @@ pub enum Took {
     Poisoned(Death),
 }
 
-fn limits(kind: u32) -> (&'static str, u64, u64) {
+pub(super) fn limits(kind: u32) -> (&'static str, u64, u64) {
     match kind {
         SEMAPHORE => ("value", 0, semaphore::MAX),
         BOUNDED_SEMAPHORE => ("value", 1, bounded::MAX),
@@ -76,7 +76,7 @@ fn limits(kind: u32) -> (&'static str, u64, u64) {
     }
 }
 
-fn body_size(kind: u32, limit: u64) -> usize {
+pub(super) fn body_size(kind: u32, limit: u64) -> usize {
     match kind {
         BOUNDED_SEMAPHORE => bounded::body_size(limit as usize),
         RWLOCK => rwlock::BODY_SIZE,

@@ -29,6 +29,8 @@ pub mod handle;
 mod models;
 pub mod rwlock;
 pub mod semaphore;
+#[cfg(not(loom))]
+pub mod situation;
 #[cfg(all(test, not(loom)))]
 mod sweep;
 

@@ -17,6 +17,9 @@ const VICTIM: Owner = Owner::process(1, 3).with_context(7);
 const HOLDER: Owner = Owner::process(2, 1).with_context(7);
 const SURVIVOR: Owner = Owner::process(3, 1).with_context(1);
 
+type LockCall = fn(&RwLock<Crashing, Oracle>);
+type BarrierCall = fn(&Barrier<Crashing, Oracle>);
+
 struct World {
     memory: Crashing,
     oracle: Oracle,
@@ -64,7 +67,9 @@ fn a_semaphore_is_as_before_or_after_each_call() {
         sweep(
             CELLS,
             setup,
-            |memory, oracle| drop(semaphore(memory, oracle).try_acquire(VICTIM)),
+            |memory, oracle| {
+                semaphore(memory, oracle).try_acquire(VICTIM);
+            },
             |world, completed| {
                 let left = semaphore(&world.memory, &world.oracle).value();
                 let after = start.saturating_sub(1);
@@ -78,7 +83,7 @@ fn a_semaphore_is_as_before_or_after_each_call() {
             |world, completed| {
                 let it = semaphore(&world.memory, &world.oracle);
                 assert!(it.value() == start + 2 || !completed && it.value() == start);
-                let taken = (0..).take_while(|_| it.try_acquire(SURVIVOR)).count() as u64;
+                let taken = (0..100).take_while(|_| it.try_acquire(SURVIVOR)).count() as u64;
                 assert!(taken == start + 2 || taken == start);
             },
         );
@@ -110,7 +115,14 @@ fn permits_come_back_from_the_dead_and_from_nobody_else() {
             assert!(semaphore.release(VICTIM).is_err());
         };
         let size = bounded::body_size(PERMITS);
-        sweep(size, setup, |memory, oracle| drop(it(memory, oracle).try_acquire(VICTIM)), check);
+        sweep(
+            size,
+            setup,
+            |memory, oracle| {
+                it(memory, oracle).try_acquire(VICTIM);
+            },
+            check,
+        );
         sweep(size, setup, |memory, oracle| drop(it(memory, oracle).release(VICTIM)), check);
         // Claimed, killed with the claim.
         let call = |memory: &Crashing, oracle: &Oracle| {
@@ -127,15 +139,16 @@ fn permits_come_back_from_the_dead_and_from_nobody_else() {
 #[test]
 fn a_writer_that_dies_poisons_and_a_reader_that_dies_does_not() {
     let it = |memory: &Crashing, oracle: &Oracle| RwLock::new(memory.clone(), oracle.clone(), AT);
-    type Call = fn(&RwLock<Crashing, Oracle>);
-    let calls: [(&str, Call); 6] = [
+    let calls: [(&str, LockCall); 6] = [
         ("read", |lock| drop(lock.try_read(VICTIM))),
         ("read and release", |lock| {
             if lock.try_read(VICTIM).unwrap() == Entry::In {
                 lock.release_read(VICTIM).unwrap();
             }
         }),
-        ("write", |lock| drop(lock.try_write(VICTIM))),
+        ("write", |lock| {
+            lock.try_write(VICTIM);
+        }),
         ("write and release", |lock| {
             if lock.try_write(VICTIM) == Entry::In {
                 lock.release_write(VICTIM).unwrap();
@@ -151,7 +164,7 @@ fn a_writer_that_dies_poisons_and_a_reader_that_dies_does_not() {
             }
         }),
     ];
-    let setups: [(&str, Call); 4] = [
+    let setups: [(&str, LockCall); 4] = [
         ("free", |_| ()),
         ("read by the living", |lock| assert_eq!(lock.try_read(HOLDER).unwrap(), Entry::In)),
         ("read by the victim", |lock| assert_eq!(lock.try_read(VICTIM).unwrap(), Entry::In)),
@@ -238,15 +251,18 @@ fn a_barrier_counts_no_arrival_of_the_dead() {
     const PARTIES: usize = 3;
     let it = |memory: &Crashing, oracle: &Oracle| Barrier::new(memory.clone(), oracle.clone(), AT, PARTIES);
     let size = super::barrier::body_size(PARTIES);
-    type Call = fn(&Barrier<Crashing, Oracle>);
-    let calls: [(&str, Call); 4] = [
-        ("arrive", |barrier| drop(barrier.arrive(VICTIM))),
+    let calls: [(&str, BarrierCall); 4] = [
+        ("arrive", |barrier| {
+            barrier.arrive(VICTIM);
+        }),
         ("arrive and leave", |barrier| {
             if let Some(Some(arrival)) = barrier.arrive(VICTIM) {
                 barrier.leave(VICTIM, &arrival);
             }
         }),
-        ("reset", |barrier| drop(barrier.reset(VICTIM))),
+        ("reset", |barrier| {
+            barrier.reset(VICTIM);
+        }),
         ("abort", |barrier| barrier.abort()),
     ];
     for before in 0..PARTIES {
@@ -269,7 +285,7 @@ fn a_barrier_counts_no_arrival_of_the_dead() {
                         waiting.borrow().iter().map(|one| barrier.outcome(HOLDER, one)).collect();
                     // One who waits is never told that all have come.
                     assert!(outcomes.iter().all(|it| *it != Outcome::Open), "{name} {before}: {outcomes:?}");
-                    if outcomes.iter().any(|it| *it == Outcome::Waiting) {
+                    if outcomes.contains(&Outcome::Waiting) {
                         // Then the victim does not count, and the rest can still come.
                         let mut last = None;
                         for _ in before..PARTIES {

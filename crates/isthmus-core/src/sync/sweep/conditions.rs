@@ -133,8 +133,12 @@ fn entering_and_notifying_killed_at_every_store_leaves_a_condition_that_works() 
     type Call = fn(&TestCondition);
     let calls: [Call; 4] = [
         |it| drop(it.enter(VICTIM)),
-        |it| drop(it.notify(VICTIM, 1)),
-        |it| drop(it.notify(VICTIM, 3)),
+        |it| {
+            it.notify(VICTIM, 1);
+        },
+        |it| {
+            it.notify(VICTIM, 3);
+        },
         |it| {
             if let Ok(Some(cell)) = it.enter(VICTIM) {
                 it.leave(VICTIM, cell);
