@@ -27,9 +27,8 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
-from . import _core
+from . import _core, _stopping
 from ._errors import NoSpaceError
-from ._stopping import heed
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -110,11 +109,11 @@ def wait(fd: int, events: int, deadline: float | None) -> bool:
     """
     if fd < 0:
         return True
-    if events & select.POLLIN:
-        heed()  # a wait for work
     seconds = SLICE if deadline is None else min(SLICE, max(0.0, deadline - time.monotonic()))
     poll = select.poll()
     poll.register(fd, events)
+    if _stopping.asked and events & select.POLLIN and not poll.poll(0):
+        _stopping.heed()  # a wait for work
     return bool(poll.poll(seconds * 1000)) or deadline is None or time.monotonic() < deadline
 
 

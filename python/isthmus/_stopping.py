@@ -13,10 +13,11 @@ import time
 from . import _core
 from ._errors import ShutDown
 
-__all__ = ["await_readable", "deadline", "descriptor", "heed", "remaining", "watch"]
+__all__ = ["asked", "await_readable", "deadline", "descriptor", "heed", "remaining", "watch"]
 
 _bell: int | None = None
-_stopping = False
+asked = False
+"""This process was asked to end."""
 
 
 def descriptor() -> int | None:
@@ -37,8 +38,8 @@ def watch(active: bool) -> None:
 
 def tell(*, stopping: bool) -> None:
     """Says that this process was asked to end, or takes that back."""
-    global _stopping  # noqa: PLW0603 - one process, one state
-    _stopping = stopping
+    global asked  # noqa: PLW0603 - one process, one state
+    asked = stopping
     _core.signal_stopping(stopping)
     if _bell is None:
         return
@@ -50,7 +51,7 @@ def tell(*, stopping: bool) -> None:
 
 def heed() -> None:
     """Raises `ShutDown` once this process was asked to end: for waits for work that look every so often."""
-    if _stopping:
+    if asked:
         raise ShutDown("this process was asked to end (graceful_shutdown)")
 
 

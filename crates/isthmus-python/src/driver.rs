@@ -122,8 +122,9 @@ fn drive_on<T>(
             let until =
                 if matches!(on, On::ProducerLock | On::ConsumerLock) { lock_deadline } else { deadline };
             let waited = py.detach(|| handle.wait(owner, attempt, on, until)).or_raise(py)?;
-            // After every sleep, interrupted or not: a signal may have come just before it.
-            heed(py, for_work)?;
+            // After every sleep, interrupted or not: a signal may have come just before it. What is there by
+            // now is taken, also by a process that was asked to end.
+            py.check_signals()?;
             if waited == Waited::TimedOut {
                 if last {
                     return Ok(Err(on));

@@ -301,10 +301,10 @@ def graceful_shutdown(
     """SIGTERM and Ctrl+C end the body: `async with aio.signals.graceful_shutdown() as stop:`.
 
     The first signal cancels the task at its next `await`, so that `finally` blocks run; the block is then
-    left normally, as that of `asyncio.timeout`. Inside of `with stop.finishing():` the job in hand is finished
-    first. With `cancel=False` the task goes on, and `stop`, `await stop.wait()` and the shutdown of `ends`
-    (queues that are this service's own) tell it. Calls of `isthmus` that wait for work in other threads
-    raise `ShutDown`.
+    left normally, as that of `asyncio.timeout`. Inside of `with stop.finishing():` the job in hand is
+    finished first. With `cancel=False` the task goes on, and `stop`, `await stop.wait()` and the shutdown of
+    `ends` (queues that are this service's own) tell it. Calls of `isthmus` that wait for work in other
+    threads raise `ShutDown`.
 
     A second Ctrl+C ends at once: `KeyboardInterrupt` out of the loop. A second SIGTERM changes nothing.
     Signals that were ignored stay ignored; what handled them before, `asyncio.run` included, does so again
