@@ -104,6 +104,24 @@ def loom(session: nox.Session) -> None:
     )  # fmt: skip
 
 
+@nox.session(venv_backend="none")
+def fuzz(session: nox.Session) -> None:
+    """Hostile memory: a million cases, then fewer under AddressSanitizer, which any stable compiler has."""
+    command = ["cargo", "test", "-p", "isthmus-core", "--profile", PROFILE, "--test", "fuzz"]
+    shown = ["--", "--nocapture", "--test-threads=1", *session.posargs]
+    cases = os.environ.get("ISTHMUS_FUZZ_CASES", "60000")
+    session.run(*command, *shown, env={"ISTHMUS_FUZZ_CASES": cases})
+    # With a target, flags are for the tests alone and not for what builds them.
+    host = session.run("rustc", "--print", "host-tuple", silent=True, log=False)
+    environment = {
+        "RUSTC_BOOTSTRAP": "1",
+        "RUSTFLAGS": "-Zsanitizer=address",
+        "CARGO_TARGET_DIR": str(ROOT / "target" / "sanitized"),
+        "ISTHMUS_FUZZ_CASES": str(int(cases) // 3),
+    }
+    session.run(*command, "--target", str(host).strip(), *shown, env=environment)
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measures isthmus against its rivals; see docs/benchmarks.md. Arguments go to benches.compare."""
