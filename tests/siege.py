@@ -63,11 +63,13 @@ class Worker:
 class Siege:
     """Starts workers, kills them at random, watches for progress."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, imports: str = "workers") -> None:
         print(f"\nISTHMUS_TEST_SEED={SEED} (this test: {seed})")
         self.random = random.Random(f"{SEED} {seed}")
         self.directory = Path(tempfile.mkdtemp(prefix="isthmus-siege-", dir="/dev/shm"))
-        start = "import sys; sys.path.insert(0, sys.argv[1]); import workers; workers.zygote()"
+        start = (
+            "import sys; sys.path.insert(0, sys.argv[1]); import workers, " + imports + "; workers.zygote()"
+        )
         self.zygote = Peer(start, Path(__file__).parent)
         self.started = 0
         self.kills = 0

@@ -117,6 +117,24 @@ def test_a_bell_that_is_closed_is_not_rung(namespace: Path) -> None:
     assert list(namespace.glob(".bell-*")) == []
 
 
+@pytest.mark.parametrize("length", range(1, 10))
+def test_what_is_no_token_hides_no_other(namespace: Path, length: int) -> None:
+    with queue_of_bytes() as q:
+        bell = _core.Bell(None)
+        (path,) = namespace.glob(".bell-*")
+        wait = _core.Wait.readable(q)
+        token = wait.token(bell)
+        assert wait.arm(bell) is False
+        with path.open("wb", buffering=0) as fifo:
+            fifo.write(b"\xff" * length)
+            q.put(b"x")
+        heard = bell.read()
+        assert heard is None or token in heard
+        assert bell.read() == []
+        drain(q)
+        bell.close()
+
+
 def test_what_is_no_reason_is_refused() -> None:
     with queue_of_bytes() as q:
         for wrong in (6, 0xFF):

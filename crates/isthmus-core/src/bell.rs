@@ -107,8 +107,9 @@ impl Bell {
         let got = fifo::read(&self.file, &mut buffer);
         let tokens = buffer[..got].chunks_exact(4);
         let tokens = tokens.map(|bytes| u32::from_ne_bytes(bytes.try_into().unwrap_or_default())).collect();
-        // More than fits here is more than anybody who reads in time ever finds.
-        (tokens, got == buffer.len())
+        // More than fits here is more than anybody who reads in time ever finds. Where somebody has written what is
+        // no token, none of those behind it is one.
+        (tokens, got == buffer.len() || !got.is_multiple_of(4))
     }
 
     /// A token for one more object.
