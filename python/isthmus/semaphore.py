@@ -40,10 +40,6 @@ class Semaphore(Named):
         """Creates the semaphore; `FileExistsError` where the name is taken."""
         return cls._made(name, "create", value, namespace)
 
-    def release(self, n: int = 1) -> None:
-        """Gives `n` permits. `TooLarge` beyond 2,147,483,647."""
-        self._release(n)
-
     @property
     def value(self) -> int:
         """Permits there are; another moment may differ."""
@@ -54,7 +50,8 @@ class BoundedSemaphore(Named):
     """So many at a time, between processes: permits belong to who took them and come back from the dead.
 
     `BoundedSemaphore(name, value)` opens the semaphore of that name, or creates it with so many permits (1);
-    another number than it has is an `IncompatibleError`. `BoundedSemaphore(value=n)` is anonymous.
+    another number than it has is an `IncompatibleError`. `BoundedSemaphore(value=n)` is anonymous. `deadlock` is
+    as with `Mutex`; where there are several permits, all their holders have to be stuck.
 
     `release` gives back a permit of this process, whichever thread took it: `NotOwnerError` (also a
     `ValueError`, as of `threading`) where it has none. Permits of a process that was killed are free for
@@ -77,9 +74,27 @@ class BoundedSemaphore(Named):
         return detecting(cls._made(name, "open_or_create", value, namespace), deadlock)
 
     @classmethod
-    def create(cls, name: str, value: int = 1, *, namespace: str | os.PathLike[str] | None = None) -> Self:
+    def create(
+        cls,
+        name: str,
+        value: int = 1,
+        *,
+        deadlock: Literal["wait", "raise"] = "wait",
+        namespace: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Creates the semaphore; `FileExistsError` where the name is taken."""
-        return cls._made(name, "create", value, namespace)
+        return detecting(cls._made(name, "create", value, namespace), deadlock)
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        *,
+        deadlock: Literal["wait", "raise"] = "wait",
+        namespace: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Opens a semaphore that exists; `FileNotFoundError` where there is none."""
+        return detecting(cls._made(name, "open", None, namespace), deadlock)
 
     @property
     def value(self) -> int:

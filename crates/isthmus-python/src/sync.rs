@@ -163,6 +163,18 @@ impl PySync {
         self.handle.give_back(me, self.want, count).or_raise(py)
     }
 
+    fn give_back(&self, py: Python<'_>, count: i128, context: Option<u32>) -> PyResult<()> {
+        let most = if self.want == Want::Permit { u64::MAX } else { 1 };
+        match u64::try_from(count).ok().filter(|count| (1..=most).contains(count)) {
+            Some(count) => self.give(py, context, count),
+            None => Err(PyValueError::new_err(format!(
+                "n is {count}: a {} is given back {}",
+                self.what,
+                if most == 1 { "once at a time" } else { "1 or more times" }
+            ))),
+        }
+    }
+
     fn wrong(&self) -> PyErr {
         PyRuntimeError::new_err(format!("a {} does not do that", self.what))
     }
@@ -253,9 +265,10 @@ impl PySync {
         self.acquire_for(py, None, timeout.unwrap_or(Timeout::Never))
     }
 
-    /// Gives it back.
-    fn release(&self, py: Python<'_>) -> PyResult<()> {
-        self.give(py, None, 1)
+    /// Gives it back; of a semaphore, `n` permits.
+    #[pyo3(signature = (n = 1))]
+    fn release(&self, py: Python<'_>, n: i128) -> PyResult<()> {
+        self.give_back(py, n, None)
     }
 
     fn __enter__(slf: PyRef<'_, Self>) -> PyResult<PyRef<'_, Self>> {
@@ -281,10 +294,7 @@ impl PySync {
     /// Gives back so many, for this thread or a task.
     #[pyo3(signature = (count, context = None))]
     fn _release(&self, py: Python<'_>, count: i128, context: Option<u32>) -> PyResult<()> {
-        let Some(count) = u64::try_from(count).ok().filter(|count| *count > 0) else {
-            return Err(PyValueError::new_err(format!("n is {count}: it takes 1 or more permits")));
-        };
-        self.give(py, context, count)
+        self.give_back(py, count, context)
     }
 
     /// What was asked for at creation: permits, parties.
