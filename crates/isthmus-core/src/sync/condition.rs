@@ -8,7 +8,8 @@
 //! +0x10 point    wait point of this waiter alone (`wait.rs`)
 //! +0x18 passed   ticket of the dead whose notification this is; 0 its own
 //! ```
-//! and beside them, at 80, the last ticket given. Everything is changed under the guard, and each call commits by
+//! and beside them, at 80, the last ticket given, and at 88 how many cells were ever in use, which is raised before the
+//! cell is written and bounds every search. Everything is changed under the guard, and each call commits by
 //! one store to the first word of a cell.
 //!
 //! # Notifications are exact
@@ -36,6 +37,7 @@ const SIZE: usize = 32;
 pub const BODY_SIZE: usize = CELLS + WAITERS * SIZE;
 
 const LAST_TICKET: usize = LIMIT + 8;
+const USED: usize = LIMIT + 16;
 const TICKET: usize = 8;
 const CELL_POINT: usize = 16;
 const PASSED: usize = 24;
@@ -107,13 +109,18 @@ impl<M: Memory, P: Peers> Condition<M, P> {
         WaitPoint::new(self.cell(index) + CELL_POINT)
     }
 
+    fn used(&self) -> usize {
+        (self.memory.load(self.at + USED) as usize).min(WAITERS)
+    }
+
     /// Begins to wait; `None` where the guard is busy. The caller holds the lock it waits under, and lets go of it
     /// afterwards.
     pub fn enter(&self, me: Owner) -> Result<Option<usize>> {
         let Some(_held) = self.guard(me) else { return Ok(None) };
         let ticket = self.memory.load(self.at + LAST_TICKET).wrapping_add(1);
-        let free = (0..WAITERS).find(|&index| self.word(index) == 0).or_else(|| {
-            (0..WAITERS).find(|&index| {
+        let used = self.used();
+        let free = (0..WAITERS.min(used + 1)).find(|&index| self.word(index) == 0).or_else(|| {
+            (0..self.used()).find(|&index| {
                 let word = self.word(index);
                 word & FLAGS == WAITING && self.peers.is_dead(Owner::from_word(word))
             })
@@ -125,6 +132,9 @@ impl<M: Memory, P: Peers> Condition<M, P> {
                 limit: WAITERS as u64,
             });
         };
+        if index >= used {
+            self.memory.store(self.at + USED, index as u64 + 1);
+        }
         let cell = self.cell(index);
         self.memory.store(self.at + LAST_TICKET, ticket);
         self.memory.store(cell + TICKET, ticket);
@@ -136,7 +146,7 @@ impl<M: Memory, P: Peers> Condition<M, P> {
 
     /// Waiting cells, the longest waiting first. Under the guard.
     fn waiting(&self) -> Vec<usize> {
-        let waiting = (0..WAITERS).filter(|&index| self.word(index) & FLAGS == WAITING);
+        let waiting = (0..self.used()).filter(|&index| self.word(index) & FLAGS == WAITING);
         // Each ticket is read once: what changes while it is sorted by is no order, which sorting may panic at.
         let mut found: Vec<(u64, usize)> = waiting.map(|index| (self.ticket(index), index)).collect();
         found.sort_unstable();
@@ -176,7 +186,7 @@ impl<M: Memory, P: Peers> Condition<M, P> {
 
     /// Frees the cell whose notification was passed on to `to`.
     fn free_of_ticket(&self, ticket: u64, to: usize) {
-        let from = (0..WAITERS).find(|&index| {
+        let from = (0..self.used()).find(|&index| {
             index != to && self.word(index) & FLAGS == NOTIFIED && self.ticket(index) == ticket
         });
         if let Some(from) = from {
@@ -187,7 +197,7 @@ impl<M: Memory, P: Peers> Condition<M, P> {
     /// Passes on what the dead were notified of. `None` where the guard is busy.
     pub fn pass_on(&self, me: Owner) -> Option<()> {
         // Proving a death takes system calls: not under the guard.
-        let notified = (0..WAITERS).map(|index| self.word(index)).filter(|word| word & FLAGS == NOTIFIED);
+        let notified = (0..self.used()).map(|index| self.word(index)).filter(|word| word & FLAGS == NOTIFIED);
         let mut dead: Vec<Owner> = notified.map(Owner::from_word).filter(|owner| *owner != me).collect();
         dead.sort_unstable_by_key(|owner| owner.word());
         dead.dedup();
@@ -196,13 +206,13 @@ impl<M: Memory, P: Peers> Condition<M, P> {
             return Some(());
         }
         let _held = self.guard(me)?;
-        for from in 0..WAITERS {
+        for from in 0..self.used() {
             let word = self.word(from);
             if word & FLAGS != NOTIFIED || !dead.contains(&Owner::from_word(word)) {
                 continue;
             }
             let ticket = self.ticket(from);
-            let passed_already = (0..WAITERS).any(|index| {
+            let passed_already = (0..self.used()).any(|index| {
                 index != from
                     && self.word(index) & FLAGS == NOTIFIED
                     && self.memory.load(self.cell(index) + PASSED) == ticket
@@ -226,9 +236,31 @@ impl<M: Memory, P: Peers> Condition<M, P> {
         Some(())
     }
 
+    /// Frees the cells of the dead that wait, so that no notification goes to them. `None` where the guard is busy.
+    fn free_waiting_dead(&self, me: Owner) -> Option<()> {
+        let words = (0..self.used()).map(|index| self.word(index));
+        let waiting =
+            words.filter(|word| word & FLAGS == WAITING).map(|word| Owner::from_word(word).as_process());
+        let mut dead: Vec<Owner> = waiting.filter(|owner| *owner != me.as_process()).collect();
+        dead.sort_unstable_by_key(|owner| owner.word());
+        dead.dedup();
+        dead.retain(|owner| self.peers.is_dead(*owner));
+        if dead.is_empty() {
+            return Some(());
+        }
+        let _held = self.guard(me)?;
+        for index in 0..self.used() {
+            let word = self.word(index);
+            if word & FLAGS == WAITING && dead.contains(&Owner::from_word(word).as_process()) {
+                self.memory.store(self.cell(index), 0);
+            }
+        }
+        Some(())
+    }
+
     /// Who waits and is not notified.
     pub fn list(&self) -> Vec<Owner> {
-        let words = (0..WAITERS).map(|index| self.word(index));
+        let words = (0..self.used()).map(|index| self.word(index));
         words.filter(|word| word & FLAGS == WAITING).map(Owner::from_word).collect()
     }
 }
@@ -251,6 +283,7 @@ impl<M: Memory, P: Peers> Waitable for Condition<M, P> {
     fn look(&self, me: Owner, _want: Want) -> Result<()> {
         self.peers.relock()?;
         // Where the guard is busy, whoever is in, or the next look, does it.
+        let _ = self.free_waiting_dead(me);
         let _ = self.pass_on(me);
         Ok(())
     }
