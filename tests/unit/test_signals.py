@@ -302,7 +302,7 @@ def test_a_group_gets_it_all(spawn: Start) -> None:
         pids = [int(pid) for pid in leader.stdout.readline().split()]
         handle = signals.ProcessHandle(leader)
         handle.send(signal.SIGCONT, group=True)
-        assert [process_state(pid) for pid in pids] == ["S"] * 3
+        assert not {process_state(pid) for pid in pids} & {"", "T", "Z"}
         # The leader dies, its group lives on, and can still be reached without a race.
         gone(leader)
         with pytest.raises(ProcessLookupError):
@@ -332,15 +332,15 @@ def test_numbers_to_a_group(spawn: Start) -> None:
         from isthmus import signals
         def read(name):
             with signals.Receiver(signal.SIGRTMIN) as receiver:
-                print(name, flush=True)
+                os.write(1, name)
                 print(*(receiver.get(30).value for _ in range(100)), flush=True)
         child = os.fork()
         if child == 0:
             receiver = signals.Receiver(signal.SIGRTMIN)
-            print("child", flush=True)
+            os.write(1, b"child\\n")  # in one piece: both write there
             assert [receiver.get(30).value for _ in range(100)] == list(range(100))
             os._exit(0)
-        read("parent")
+        read(b"parent\\n")
         print(os.waitpid(child, 0)[1], flush=True)
         """
     peer = spawn(code)

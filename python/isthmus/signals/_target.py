@@ -26,6 +26,7 @@ _INFO = struct.Struct("=Q56x")  # struct pidfd_info: a mask first, the exit code
 _GET_INFO = 0xC040FF0B  # PIDFD_GET_INFO, Linux 6.13
 _INFO_EXIT = 1 << 3  # Linux 6.15
 _VALUES = range(-(2**31), 2**31)
+_SERVER_TELLS = 5.0
 
 
 class HasPid(Protocol):
@@ -242,6 +243,10 @@ def _wait(fd: int) -> object:
 
 def _status(target: Target, fd: int) -> int | None:
     if not isinstance(target, int):
+        sentinel = getattr(target, "sentinel", None)
+        if isinstance(sentinel, int) and is_readable(fd):
+            # multiprocessing: with forkserver it is the server's child, and the server tells, a moment later.
+            await_readable(sentinel, deadline(_SERVER_TELLS), work=False)
         poll = getattr(target, "poll", None)
         for answer in (poll() if callable(poll) else None, getattr(target, "exitcode", None)):
             if isinstance(answer, int):
