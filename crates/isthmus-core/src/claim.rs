@@ -56,6 +56,14 @@ impl Claim {
         memory.load(self.at) == me.word() && memory.compare_exchange(self.at, me.word(), 0).is_ok()
     }
 
+    /// Gives up the claim of any thread or task of this process: for a handle that is closed under them.
+    pub fn give_up_all<M: Memory>(self, memory: &M, process: Owner) {
+        let holder = self.holder(memory);
+        if !holder.is_none() && holder.as_process() == process.as_process() {
+            let _ = memory.compare_exchange(self.at, holder.word(), 0);
+        }
+    }
+
     /// After a slice in which what is claimed was free: takes the claim from the dead, and, with `idle`, from a
     /// claimant that does not come. True where others may go on.
     pub fn revoke<M: Memory, P: Peers>(self, memory: &M, peers: &P, me: Owner, idle: bool) -> bool {

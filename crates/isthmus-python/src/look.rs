@@ -5,12 +5,16 @@ use std::path::PathBuf;
 use isthmus_core::error::Error;
 use isthmus_core::mutex::{self, Mutex};
 use isthmus_core::namespace::Namespace;
-use isthmus_core::object::{BODY, Glimpse, MUTEX, QUEUE, SHARED_MEMORY, User, VALUE};
+use isthmus_core::object::{
+    BARRIER, BODY, BOUNDED_SEMAPHORE, CONDITION, EVENT, Glimpse, MUTEX, QUEUE, RLOCK, RWLOCK, SEMAPHORE,
+    SHARED_MEMORY, User, VALUE,
+};
 use isthmus_core::owner::Owner;
 use isthmus_core::queue::handle::{CONSUMER, PRODUCER};
 use isthmus_core::queue::overview::Overview;
 use isthmus_core::queue::{Look, Seen, Sender, Standing};
 use isthmus_core::registry::Registry;
+use isthmus_core::sync::situation;
 use isthmus_core::value::handle as value;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -65,7 +69,12 @@ pub(crate) fn look<'py>(
                     Ok(())
                 })
             }
-            MUTEX => describe_mutex(&glimpse, &state),
+            MUTEX => {
+                describe_mutex(&glimpse, &state).and_then(|()| describe_lock(&glimpse, &attributes, &state))
+            }
+            RLOCK | SEMAPHORE | BOUNDED_SEMAPHORE | RWLOCK | EVENT | CONDITION | BARRIER => {
+                describe_lock(&glimpse, &attributes, &state)
+            }
             VALUE => match value::peek(&space, found) {
                 Some(number) => {
                     let number = crate::value::python(py, number);
@@ -155,6 +164,36 @@ fn describe_mutex(glimpse: &Glimpse, state: &Bound<'_, PyDict>) -> PyResult<()> 
         Ok::<_, PyErr>(told)
     });
     state.set_item("owner_died", death.transpose()?)
+}
+
+/// Who holds a lock and who waits for it.
+fn describe_lock(
+    glimpse: &Glimpse,
+    attributes: &Bound<'_, PyDict>,
+    state: &Bound<'_, PyDict>,
+) -> PyResult<()> {
+    let py = state.py();
+    let Some(thing) = situation::thing(glimpse, true) else { return Ok(()) };
+    let registry = glimpse.registry();
+    match thing.kind {
+        BOUNDED_SEMAPHORE => attributes.set_item("permits", glimpse.listing().attributes[0])?,
+        BARRIER => attributes.set_item("parties", glimpse.listing().attributes[0])?,
+        _ => {}
+    }
+    if let Some((what, number)) = thing.number {
+        state.set_item(what, number)?;
+    }
+    let holders: Vec<_> = thing.holders.iter().filter_map(|(owner, _)| pid_of(registry, *owner)).collect();
+    state.set_item("holders", holders)?;
+    let waiters = thing.waiters.iter().map(|record| {
+        let told = PyDict::new(py);
+        told.set_item("pid", pid_of(registry, record.owner))?;
+        told.set_item("thread", record.owner.context())?;
+        told.set_item("since", record.since_ns as f64 / 1e9)?;
+        told.set_item("timeout", record.timed)?;
+        Ok(told)
+    });
+    state.set_item("waiters", waiters.collect::<PyResult<Vec<_>>>()?)
 }
 
 fn all_messages(py: Python<'_>, registry: &Registry, look: &Look) -> Vec<Message> {

@@ -332,7 +332,7 @@ impl PyMutex {
 
     /// Ends this handle; a mutex that is held stays held by its owner. Closing twice does nothing.
     fn close(&self) {
-        self.handle.session().close(|| ());
+        self.handle.close();
     }
 
     /// Removes the name; those who have it open go on using it. `FileNotFoundError` where it is gone.

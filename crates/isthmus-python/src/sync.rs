@@ -535,7 +535,7 @@ impl PySync {
 
     /// Ends this handle; what is held stays held. Closing twice does nothing.
     fn close(&self) {
-        self.handle.session().close(|| ());
+        self.handle.close();
     }
 
     /// Removes the name; those who have it open go on using it. `FileNotFoundError` where it is gone.

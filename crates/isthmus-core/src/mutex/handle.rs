@@ -129,6 +129,15 @@ impl MutexHandle {
         }
     }
 
+    /// Ends this handle; what is held stays held. Closing twice does nothing.
+    pub fn close(&self) {
+        self.session.close(|| {
+            if let Ok(me) = self.session.registry().me() {
+                self.mutex.give_up_all(me);
+            }
+        });
+    }
+
     /// The object and this process's part in it.
     pub fn session(&self) -> &Session {
         &self.session

@@ -228,6 +228,12 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
         self.claim.take(&self.memory, me);
     }
 
+    /// The handle is closed under whoever of this process claims the mutex.
+    pub fn give_up_all(&self, me: Owner) {
+        self.claim.give_up_all(&self.memory, me);
+        self.pass_on();
+    }
+
     /// One that has claimed it does not want it any more, or has it.
     pub fn give_up(&self, me: Owner) {
         if self.claim.give_up(&self.memory, me) && self.word() == 0 {

@@ -10,7 +10,8 @@ use super::condition::{self, Condition};
 use super::event::Event;
 use super::rwlock::{self, Entry, RwLock};
 use super::semaphore::{self, Semaphore};
-use super::{CELLS, Episode, WAITERS, WORD, Waitable, Want, rest};
+use super::{CELLS, CLAIM, Episode, WAITERS, WORD, Waitable, Want, rest};
+use crate::claim::Claim;
 use crate::error::{Death, Error, Result};
 
 use crate::memory::mapping::Mapping;
@@ -179,6 +180,16 @@ impl SyncHandle {
             other => return Err(Error::Invalid(format!("kind {other} is no object of synchronization"))),
         };
         Ok(SyncHandle { kind, session, spin: AtomicU32::new(u32::MAX) })
+    }
+
+    /// Ends this handle; what is held stays held. Closing twice does nothing.
+    pub fn close(&self) {
+        self.session.close(|| {
+            if let Ok(me) = self.session.registry().me() {
+                Claim::new(BODY + CLAIM).give_up_all(&self.session.memory(), me);
+                self.leave(me, true);
+            }
+        });
     }
 
     /// The structure.

@@ -1,9 +1,12 @@
 //! Who holds what and who waits for what, in a whole namespace: facts for finding deadlocks, read from outside without
 //! disturbing anybody.
 
+use super::barrier::Barrier;
 use super::bounded::BoundedSemaphore;
+use super::event::Event;
 use super::handle::{body_size, limits};
 use super::rwlock::RwLock;
+use super::semaphore::Semaphore;
 use super::{CLAIM, WAITERS};
 use crate::claim::Claim;
 use crate::error::{Death, Result};
@@ -34,6 +37,8 @@ pub struct Thing {
     pub claim: Owner,
     /// The death that poisons it.
     pub poisoned: Option<Death>,
+    /// Permits that are free, whether an event is set, how many wait at a barrier.
+    pub number: Option<(&'static str, u64)>,
     /// Living processes that use it.
     pub users: usize,
 }
@@ -59,7 +64,8 @@ pub fn situation(namespace: &Namespace) -> Result<Vec<Thing>> {
     Ok(things)
 }
 
-fn thing(glimpse: &Glimpse, named: bool) -> Option<Thing> {
+/// What a lock that is looked at is like; `None` for what is no lock, or damaged.
+pub fn thing(glimpse: &Glimpse, named: bool) -> Option<Thing> {
     let listing = glimpse.listing();
     let (kind, limit) = (listing.kind, listing.attributes[0]);
     let size = match kind {
@@ -78,6 +84,7 @@ fn thing(glimpse: &Glimpse, named: bool) -> Option<Thing> {
     let peers = || glimpse.registry().clone();
     let mut holders = Vec::new();
     let mut poisoned = None;
+    let mut number = None;
     match kind {
         MUTEX | RLOCK | CONDITION => {
             let mutex = Mutex::new(memory, peers(), BODY);
@@ -92,7 +99,14 @@ fn thing(glimpse: &Glimpse, named: bool) -> Option<Thing> {
         }
         BOUNDED_SEMAPHORE => {
             let semaphore = BoundedSemaphore::new(memory, peers(), BODY, limit as usize);
+            number = Some(("value", semaphore.value() as u64));
             holders.extend(semaphore.holders().into_iter().map(|owner| (owner, Mode::Permit)));
+        }
+        SEMAPHORE => number = Some(("value", Semaphore::new(memory, peers(), BODY).value())),
+        EVENT => number = Some(("set", u64::from(Event::new(memory, peers(), BODY).is_set()))),
+        BARRIER => {
+            let barrier = Barrier::new(memory, peers(), BODY, limit as usize);
+            number = Some(("waiting", barrier.waiting() as u64));
         }
         _ => {}
     }
@@ -106,6 +120,7 @@ fn thing(glimpse: &Glimpse, named: bool) -> Option<Thing> {
         waiters: Waiters::new(BODY + WAITERS).list(&memory),
         claim: Claim::new(BODY + CLAIM).holder(&memory),
         poisoned,
+        number,
         users: glimpse.users().len(),
     })
 }
