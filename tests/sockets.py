@@ -78,11 +78,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
         file.write_bytes(file.read_bytes() + (folder / "key").read_bytes())
         made.append(file)
     stranger = folder / "stranger.pem"
-    _openssl(
-        *request, "-keyout", folder / "key", "-out", stranger, "-subj", "/CN=stranger", "-addext", names
-    )
+    _openssl(*request, "-keyout", folder / "key", "-out", stranger, "-subj", "/CN=stranger", "-addext", names)
     stranger.write_bytes(stranger.read_bytes() + (folder / "key").read_bytes())
-    return Certificates(authority, *made, stranger)
+    return Certificates(authority, made[0], made[1], stranger)
 
 
 def loose(

@@ -268,10 +268,7 @@ class Stream(Generic[T]):
         except asyncio.CancelledError:
             stream.close(0)
             raise
-        if stream.address.startswith("tcp") and stream._outstanding():
-            await asyncio.to_thread(stream.close, timeout)
-        else:
-            stream.close(0)
+        stream.close(0)
 
     async def __aenter__(self) -> Self:
         return self

@@ -140,4 +140,4 @@ def _prove_dead(address: Address, path: Path, kind: int) -> None:
         probe.setblocking(False)
         problem = probe.connect_ex(address.unix_name)
     if problem not in {errno.ECONNREFUSED, errno.ENOENT}:
-        raise OSError(errno.EADDRINUSE, f"{address}: in use")
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

@@ -187,7 +187,8 @@ def _hello(terms: Terms, role: int) -> Hello:
 def _greet(channel: Channel, fd: int, terms: Terms, who: str) -> Steps[Hello]:
     """The side that connected."""
     mine = _hello(terms, CONNECTED).pack()
-    yield from _send(channel, fd, mine)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have said why before it hung up
+        yield from _send(channel, fd, mine)
     record = yield from _record(channel, fd, who, CONNECTED)
     theirs = Hello.unpack(_expect(record, HELLO, who))
     if theirs.role != ACCEPTED:

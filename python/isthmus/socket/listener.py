@@ -19,7 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Self, TypeVar, overload
 
 from isthmus._errors import ClosedError, Denied, Empty, IncompatibleError, Unsupported
 
@@ -34,6 +34,21 @@ from .stream import Stream
 
 if TYPE_CHECKING:
     import ssl
+    from typing import TypedDict, Unpack
+
+    class _Options(TypedDict, total=False):
+        limit: int | None
+        users: Users
+        key: bytes | str | None
+        tls: Any
+        descriptors: int
+        keepalive: float | None
+        mode: int
+        backlog: int
+        reuse_port: bool
+        opening_timeout: float
+        most_opening: int
+
 
 __all__ = ["Listener", "ListenerStats"]
 
@@ -104,6 +119,35 @@ class Listener(Generic[T]):
     them.
     """
 
+    @overload
+    def __init__(
+        self, address: str | os.PathLike[str], *, type: type[T], **options: "Unpack[_Options]"
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "Listener[str]",
+        address: str | os.PathLike[str],
+        *,
+        framing: Literal["lines"],
+        **options: "Unpack[_Options]",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "Listener[bytes]",
+        address: str | os.PathLike[str],
+        *,
+        framing: Literal["raw"],
+        **options: "Unpack[_Options]",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "Listener[Any]",
+        address: str | os.PathLike[str],
+        *,
+        type: Any = None,
+        framing: Framing = "messages",
+        **options: "Unpack[_Options]",
+    ) -> None: ...
     def __init__(
         self,
         address: str | os.PathLike[str],
@@ -353,7 +397,7 @@ class Listener(Generic[T]):
             except OSError as problem:
                 if problem.errno in _NO_DESCRIPTORS:
                     self._turn_away(listening)
-                elif problem.errno not in _PASSING:
+                elif problem.errno not in _PASSING and not self._closed:
                     raise
                 return
             self._begin_opening(sock, sockaddr)

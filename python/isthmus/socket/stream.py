@@ -400,23 +400,16 @@ class Stream(BytesReceiver, Sender, Generic[T]):
         self._release()
 
     def _wind_up(self, timeout: float | None) -> None:
-        deadline = deadline_of(timeout)
         with contextlib.suppress(IsthmusError, OSError):  # there is nobody to tell
             if self._broken is None:
                 self.finish(timeout)
-                self._linger(deadline)
+                self._linger()
 
-    def _linger(self, deadline: float | None) -> None:
+    def _linger(self) -> None:
         """Over TCP, closing with bytes unread would throw away what is on its way: reads them."""
-        if self._where.scheme == "unix":
-            return
-        while self._outstanding():
-            if not wait(self._number, select.POLLIN, min(left(deadline) or 0.0, 0.005)):
-                if left(deadline) == 0.0:
-                    return
-            elif not self._sock.recv(_DISCARD, socket.MSG_DONTWAIT):
-                time.sleep(min(left(deadline) or 0.0, 0.001))
-                if left(deadline) == 0.0:
+        with contextlib.suppress(BlockingIOError):
+            while self._where.scheme == "tcp" and self._outstanding():
+                if not self._sock.recv(_DISCARD, socket.MSG_DONTWAIT):
                     return
 
     def _outstanding(self) -> int:
