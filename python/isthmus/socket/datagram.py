@@ -179,9 +179,9 @@ class Datagram(Generic[T]):
         if self._unix:
             if own is not None:
                 sock, self._identity = _binding.bind_unix(own, socket.SOCK_DGRAM, mode, None)
-            else:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            else:  # with SO_PASSCRED it would get an abstract address, where everybody can send to
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         else:
             place = (own or target).places(passive=own is not None)[0]  # type: ignore[union-attr]
             sock = socket.socket(place.family, socket.SOCK_DGRAM)
