@@ -143,6 +143,16 @@ def test_a_help_desk_is_replaced_and_leaves_only_its_fifos() -> None:
     ]
 
 
+def test_what_a_killed_loop_had_on_lease_is_done_by_another(namespace: Path) -> None:
+    killed, end = run("asyncio_workers.py")
+    assert re.fullmatch(r"\*\*\* worker [12] was killed with 20 pages done", killed)
+    match = re.fullmatch(r"80 pages ordered, 80 fetched, (\d+) of them by another worker, 0 lost", end)
+    assert match
+    # Ten tasks, each with a page in hand but for those that were between two.
+    assert 1 <= int(match[1]) <= 10
+    assert object_files(namespace) == []
+
+
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in EXAMPLES])
 def test_each_example_is_explained_in_the_docs(path: Path) -> None:
     assert f'--8<-- "examples/{path.name}"' in (ROOT / "docs" / "examples.md").read_text()
