@@ -45,8 +45,13 @@ class Named(_core.Sync):
             raise ClosedError("this handle is closed: it cannot be pickled")
         namespace, name, fd, nonce = self._place()
         place = None if name is not None else (os.getpid(), fd, nonce)
-        return _reopen, (type(self), os.fspath(namespace), name, place)
+        return _reopen, (type(self), os.fspath(namespace), name, place, self._detects())
 
 
-def _reopen(cls: type[Any], namespace: str, name: str | None, place: tuple[int, int, int] | None) -> Any:
-    return cls._made(name, "open", None, namespace, place)
+def _reopen(
+    cls: type[Any], namespace: str, name: str | None, place: tuple[int, int, int] | None, detects: bool
+) -> Any:
+    handle = cls._made(name, "open", None, namespace, place)
+    if detects:
+        handle._detect()
+    return handle

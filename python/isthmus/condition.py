@@ -35,10 +35,9 @@ class Condition:
     condition.lock.recover():`.
     """
 
-    __slots__ = ("_cells", "lock")
+    __slots__ = {"_cells": "The waiters.", "lock": "The lock to hold, its own or yours."}
 
     lock: Mutex
-    """The lock to hold, its own or yours."""
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from . import _core
-from ._errors import OwnerDied
+from ._errors import ClosedError, OwnerDied
 from ._sync import Opening
 from .mutex import detecting
 
@@ -26,23 +26,27 @@ class RWLock:
     with `Mutex`.
     """
 
-    __slots__ = ("read", "write")
+    __slots__ = {"read": "The lock for reading.", "write": "The lock for writing."}
 
     read: _core.Sync
-    """The lock for reading."""
     write: _core.Sync
-    """The lock for writing."""
 
-    def __init__(self, name: str | None = None, *, namespace: str | os.PathLike[str] | None = None) -> None:
-        self._open(name, "open_or_create", namespace)
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        deadlock: Literal["wait", "raise"] = "wait",
+        namespace: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self._open(name, "open_or_create", namespace, deadlock)
 
     def _open(
         self,
         name: str | None,
         mode: Opening,
         namespace: str | os.PathLike[str] | None,
+        deadlock: Literal["wait", "raise"],
         adopt: tuple[int, int, int] | None = None,
-        deadlock: Literal["wait", "raise"] = "wait",
     ) -> None:
         self.write = detecting(_core.Sync("write", name, mode, None, 0, namespace, adopt), deadlock)
         self.read = self.write._as("read")
@@ -53,21 +57,34 @@ class RWLock:
         name: str | None,
         mode: Opening,
         namespace: str | os.PathLike[str] | None,
+        deadlock: Literal["wait", "raise"],
         adopt: tuple[int, int, int] | None = None,
     ) -> Self:
         lock = cls.__new__(cls)
-        lock._open(name, mode, namespace, adopt)
+        lock._open(name, mode, namespace, deadlock, adopt)
         return lock
 
     @classmethod
-    def create(cls, name: str, *, namespace: str | os.PathLike[str] | None = None) -> Self:
+    def create(
+        cls,
+        name: str,
+        *,
+        deadlock: Literal["wait", "raise"] = "wait",
+        namespace: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Creates the lock; `FileExistsError` where the name is taken."""
-        return cls._made(name, "create", namespace)
+        return cls._made(name, "create", namespace, deadlock)
 
     @classmethod
-    def open(cls, name: str, *, namespace: str | os.PathLike[str] | None = None) -> Self:
+    def open(
+        cls,
+        name: str,
+        *,
+        deadlock: Literal["wait", "raise"] = "wait",
+        namespace: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Opens a lock that exists; `FileNotFoundError` where there is none."""
-        return cls._made(name, "open", namespace)
+        return cls._made(name, "open", namespace, deadlock)
 
     def recover(self, timeout: float | None = None) -> "_Recovery":
         """Takes the lock for repair: `with lock.recover() as death:`.
@@ -110,12 +127,11 @@ class RWLock:
 
     def __reduce__(self) -> tuple[object, ...]:
         if self.closed:
-            from ._errors import ClosedError
-
             raise ClosedError("this handle is closed: it cannot be pickled")
         namespace, name, fd, nonce = self.write._place()
         place = None if name is not None else (os.getpid(), fd, nonce)
-        return _reopen, (type(self), os.fspath(namespace), name, place)
+        deadlock = "raise" if self.write._detects() else "wait"
+        return _reopen, (type(self), os.fspath(namespace), name, deadlock, place)
 
 
 class _Recovery:
@@ -139,5 +155,11 @@ class _Recovery:
         self._lock._recovered(kind is None)
 
 
-def _reopen(cls: type[RWLock], namespace: str, name: str | None, place: tuple[int, int, int] | None) -> Any:
-    return cls._made(name, "open", namespace, place)
+def _reopen(
+    cls: type[RWLock],
+    namespace: str,
+    name: str | None,
+    deadlock: Literal["wait", "raise"],
+    place: tuple[int, int, int] | None,
+) -> Any:
+    return cls._made(name, "open", namespace, deadlock, place)

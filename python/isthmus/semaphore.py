@@ -50,8 +50,8 @@ class BoundedSemaphore(Named):
     """So many at a time, between processes: permits belong to who took them and come back from the dead.
 
     `BoundedSemaphore(name, value)` opens the semaphore of that name, or creates it with so many permits (1);
-    another number than it has is an `IncompatibleError`. `BoundedSemaphore(value=n)` is anonymous. `deadlock` is
-    as with `Mutex`; where there are several permits, all their holders have to be stuck.
+    another number than it has is an `IncompatibleError`. `BoundedSemaphore(value=n)` is anonymous. `deadlock`
+    is as with `Mutex`; where there are several permits, all their holders have to be stuck.
 
     `release` gives back a permit of this process, whichever thread took it: `NotOwnerError` (also a
     `ValueError`, as of `threading`) where it has none. Permits of a process that was killed are free for

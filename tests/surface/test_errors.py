@@ -4,6 +4,7 @@ import errno
 import pickle
 import queue
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import isthmus
 
 BUILTIN: dict[str, type[BaseException]] = {
+    "BrokenBarrierError": threading.BrokenBarrierError,
     "BuriedError": RuntimeError,
     "ClosedError": ValueError,
     "CorruptError": ValueError,
@@ -40,6 +42,7 @@ ERRORS = sorted(
     if isinstance(value, type) and issubclass(value, BaseException) and value is not isthmus.IsthmusError
 )
 GIVEN: dict[str, dict[str, object]] = {
+    "DeadlockError": {"cycle": [(7, "ledger"), (8, "stock")]},
     "Full": {"sent": 3},
     "PeerDied": {"pid": 7, "since": 1.5},
     "OwnerDied": {"pid": 7, "since": 1.5, "what": "mutex ledger"},
