@@ -153,6 +153,27 @@ def test_what_a_killed_loop_had_on_lease_is_done_by_another(namespace: Path) -> 
     assert object_files(namespace) == []
 
 
+def test_a_telegraph_loses_no_letter() -> None:
+    assert run("telegraph.py") == [
+        "the first letter is W, of the operator: True",
+        "WHAT HATH GOD WROUGHT",
+        "then SIGUSR1 came by kill, with the number None",
+        "the operator has ended with 0",
+    ]
+
+
+def test_a_night_shift_goes_home_and_loses_no_job(namespace: Path) -> None:
+    assert run("night_shift.py") == [
+        "3 workers have begun, Ben is asleep",
+        "it is 22 o'clock: everybody goes home",
+        "Anna went with exit code 0",
+        "Ben went with exit code 0",
+        "Carl was killed",
+        "10 jobs: 2 done, 8 left, 0 lost",
+    ]
+    assert object_files(namespace) == []
+
+
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in EXAMPLES])
 def test_each_example_is_explained_in_the_docs(path: Path) -> None:
     assert f'--8<-- "examples/{path.name}"' in (ROOT / "docs" / "examples.md").read_text()
