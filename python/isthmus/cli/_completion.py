@@ -16,7 +16,10 @@ from isthmus.cli._parser import parser
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KINDS = ("queue", "mutex", "value", "memory")
+KINDS = (
+    "barrier", "bounded_semaphore", "condition", "event", "memory", "mutex", "queue", "rlock", "rwlock", "semaphore",
+    "value",
+)  # fmt: skip
 TYPES = ("bytes", "str", "int", "float", "bool", "dict", "list", "object")
 
 

@@ -116,6 +116,7 @@ examples:
   isthmus demo ~/notes --workers 4        every text file below a folder
   isthmus demo --capacity 256K --json     small queues, numbers for a program
   isthmus demo --kill 10                  ten workers are killed on the way, and nothing is lost
+  isthmus demo --all                      every mechanism at work between two processes, a line each
 
 One reader process, several workers and one collector, joined by two queues, count the words of every text
 file below PATH. The same files are then counted in one process, and both counts are compared. The exit code

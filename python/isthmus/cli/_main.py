@@ -80,5 +80,7 @@ def _run(arguments: Sequence[str]) -> int:
     module = _MODULES.get(options.command, f"_{options.command}")
     if options.command == "ls" and options.kernel:
         module = "_ls_kernel"
+    if options.command == "demo" and options.all:
+        module = "_all"
     code: int = import_module(f"isthmus.cli.{module}").run(options)
     return code

@@ -170,6 +170,8 @@ def _demo(commands: Commands[Parser]) -> None:
     demo.add_argument("--capacity", metavar="SIZE", type=size, help=capacity)
     kill = "kill that many workers by SIGKILL on the way; the count has to stay exact (default: 0)"
     demo.add_argument("--kill", metavar="N", type=number_between(0, 100_000), default=0, help=kill)
+    every = "instead of counting words, show every mechanism at work, a line each"
+    demo.add_argument("--all", action="store_true", help=every)
     demo.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
