@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import imports, in_place, leases, mutex, objects, round_trip, scaling, stream
+from . import imports, in_place, leases, loops, mutex, objects, round_trip, scaling, stream
 from .base import BEST, Case, Choice, Target
 from .base import BUILDERS as REGISTERED
 
@@ -27,6 +27,8 @@ ORDER = (
     "crowd",
     "attached",
     "depth",
+    "aio",
+    "aio-paused",
     "import",
 )
 BUILDERS = {key: REGISTERED[key] for key in ORDER}
@@ -40,6 +42,7 @@ __all__ = [
     "imports",
     "in_place",
     "leases",
+    "loops",
     "mutex",
     "objects",
     "round_trip",

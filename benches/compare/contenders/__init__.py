@@ -3,6 +3,7 @@
 from .base import Contender, Sample, Setting
 from .channels import Alone, Crowd, RoundTrip, Stream
 from .in_place import FrameStream, Leasing, ObjectStream, ReadStream, TwoPasses
+from .links import LinkStream, LinkTrip
 from .locks import Lock
 from .programs import Command, Control
 
@@ -14,6 +15,8 @@ __all__ = [
     "Crowd",
     "FrameStream",
     "Leasing",
+    "LinkStream",
+    "LinkTrip",
     "Lock",
     "ObjectStream",
     "ReadStream",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Any
 
-from benches.compare.peers import Channel, LockPeer, Peer, Place
+from benches.compare.peers import Channel, Peer, Place
+from benches.compare.peers.base import Library
 from benches.compare.team import Team
 
 FIRST_COUNT = 64
@@ -61,9 +63,9 @@ class Counted(Contender):
     quantum = 1
     least = 1
 
-    def __init__(self, key: str, title: str, peer: Peer | LockPeer) -> None:
+    def __init__(self, key: str, title: str, peer: Library) -> None:
         super().__init__(key, title, peer.key)
-        self.of = peer
+        self.of: Any = peer
         self.team = Team()
         self.channels: list[Channel] = []
 

@@ -16,21 +16,14 @@ from .base import LONGEST_FACTOR, SHORTEST_WAIT, Counted, Sample, Setting
 TRIALS, TRIAL_PART = 5, 4  # slices, of a quarter of the usual length, with each buffer
 
 
-class RoundTrip(Counted):
-    """Two channels between two processes; with a pause, the asker sleeps before each trip."""
+class Trips(Counted):
+    """Somebody asks, somebody answers; with a pause, the asker sleeps before each trip."""
 
-    def __init__(self, peer: Peer, message: bytes, pause: float = 0.0) -> None:
-        super().__init__(peer.key, peer.title, peer)
-        self.queue, self.message, self.pause = peer, message, pause
+    pause = 0.0
+
+    def paused(self, pause: float) -> None:
+        self.pause = pause
         self.quantum = 1 if pause else TRIPS * 8
-
-    def assemble(self, setting: Setting) -> None:
-        there = self.channel(self.queue, setting.place, len(self.message), "-there")
-        back = self.channel(self.queue, setting.place, len(self.message), "-back")
-        first, second = setting.cpus
-        self.team.add("answerer", [second], lambda: Answerer(there, back))
-        self.team.add("asker", [first], lambda: Asker(there, back, self.message))
-        self.team.run(SHORTEST_WAIT, answerer=("echo", {"count": 1}), asker=("verify", {}))
 
     def measure(self, count: int, limit: float) -> Sample:
         if self.pause:
@@ -61,6 +54,23 @@ class RoundTrip(Counted):
             self.nanoseconds = self.measure(20, SHORTEST_WAIT).value
         else:
             super().start(setting)
+
+
+class RoundTrip(Trips):
+    """Two channels between two processes."""
+
+    def __init__(self, peer: Peer, message: bytes, pause: float = 0.0) -> None:
+        super().__init__(peer.key, peer.title, peer)
+        self.queue, self.message = peer, message
+        self.paused(pause)
+
+    def assemble(self, setting: Setting) -> None:
+        there = self.channel(self.queue, setting.place, len(self.message), "-there")
+        back = self.channel(self.queue, setting.place, len(self.message), "-back")
+        first, second = setting.cpus
+        self.team.add("answerer", [second], lambda: Answerer(there, back))
+        self.team.add("asker", [first], lambda: Asker(there, back, self.message))
+        self.team.run(SHORTEST_WAIT, answerer=("echo", {"count": 1}), asker=("verify", {}))
 
 
 class Stream(Counted):

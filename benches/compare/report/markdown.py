@@ -27,7 +27,11 @@ def target_rows(case: dict[str, Any]) -> list[str]:
     rows, entries = [], by_key(case)
     for target in case["targets"]:
         subject, base = entries.get(target["subject"]), entries.get(target["base"])
-        what = case["title"] + (", in batches" if target["subject"].endswith("-batch") else "")
+        what = case["title"]
+        if target["subject"].endswith("-batch"):
+            what += ", in batches"
+        elif subject and target["subject"] != case["subject"]:
+            what += f": {subject['title']}"
         mine = shown(subject["median_ns"], case) if subject and subject.get("slices") else "–"
         name = base["title"] if base else target["base"] or "the best peer"
         if target.get("best") and base:
