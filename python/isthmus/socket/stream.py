@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import select
 import socket
 import struct
 import termios
@@ -29,7 +28,7 @@ from ._raw import BytesReceiver, StreamFile
 from ._receive import WithDescriptors
 from ._rights import close_all
 from ._send import Sender
-from ._steps import Backoff, check_timeout, deadline_of, left, run, wait
+from ._steps import Backoff, check_timeout, deadline_of, left, run
 from ._terms import Framing, Terms, terms_for
 
 if TYPE_CHECKING:
