@@ -1,9 +1,18 @@
-"""C programs at the other end of the kernel's mechanisms, and names that no other test uses."""
+"""C programs at the other end of the kernel's mechanisms, names that no other test uses, and event loops."""
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+import importlib.util
 import itertools
 import os
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from support import PATIENCE
 
 _numbers = itertools.count(1)
 
@@ -176,3 +185,21 @@ int main(void) {
     return 0;
 }
 """
+
+
+def event_loops() -> list[Any]:
+    """Each kind of event loop there is here, as parameters."""
+    kinds: list[Any] = [pytest.param(asyncio.new_event_loop, id="asyncio")]
+    if importlib.util.find_spec("uvloop") is None:
+        return kinds
+    return [*kinds, pytest.param(importlib.import_module("uvloop").new_event_loop, id="uvloop")]
+
+
+def run_in(factory: Any) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """What runs a coroutine to its end in such a loop, with patience and not longer."""
+
+    def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(asyncio.wait_for(coroutine, PATIENCE))
+
+    return run
