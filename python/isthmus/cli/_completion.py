@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KINDS = (
-    "barrier", "bounded_semaphore", "condition", "event", "memory", "mutex", "queue", "rlock", "rwlock", "semaphore",
-    "value",
+    "barrier", "bounded_semaphore", "condition", "event", "memory", "mutex", "queue", "rlock", "rwlock",
+    "semaphore", "value",
 )  # fmt: skip
 TYPES = ("bytes", "str", "int", "float", "bool", "dict", "list", "object")
 
