@@ -250,7 +250,7 @@ class Sender:
             size += sum(map(len, views[: 2 if passed else 1]))
         elif not size:
             return
-        packet = views[0] if len(views) == 1 else b"".join(views) if size <= _SMALL + 16 else views
+        packet: Any = b"".join(views) if size <= _SMALL + 16 else views
         if not flush and type(packet) is bytes and not passed:
             self._hold(packet, timeout)
             return
