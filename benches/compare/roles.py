@@ -234,6 +234,13 @@ class Locker:
             release()
         return clock() - start
 
+    def calls(self, count: int) -> int:
+        call = self.acquire
+        start = clock()
+        for _ in repeat(None, count):
+            call()
+        return clock() - start
+
     def contend(self, start: int, end: int) -> int:
         """From one moment to another; answers how many times it had the lock."""
         acquire, release, count = self.acquire, self.release, 0

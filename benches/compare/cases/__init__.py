@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import imports, in_place, leases, loops, mutex, objects, round_trip, scaling, stream
+from . import imports, in_place, leases, locks, loops, mutex, objects, round_trip, scaling, stream
 from .base import BEST, Case, Choice, Target
 from .base import BUILDERS as REGISTERED
 
@@ -29,6 +29,12 @@ ORDER = (
     "depth",
     "aio",
     "aio-paused",
+    "locks",
+    "contended",
+    "condition",
+    "condition-paused",
+    "barrier",
+    "barrier-paused",
     "import",
 )
 BUILDERS = {key: REGISTERED[key] for key in ORDER}
@@ -42,6 +48,7 @@ __all__ = [
     "imports",
     "in_place",
     "leases",
+    "locks",
     "loops",
     "mutex",
     "objects",

@@ -13,6 +13,8 @@ class Lock(Counted):
 
     def __init__(self, peer: LockPeer, contending: int) -> None:
         super().__init__(peer.key, peer.title, peer)
+        if peer.module == "isthmus":
+            self.peer = "isthmus"
         self.lock = peer
         self.place: Place | None = None
         self.lockers = [f"locker{i}" for i in range(contending)]
@@ -31,7 +33,8 @@ class Lock(Counted):
 
     def measure(self, count: int, limit: float) -> Sample:
         if len(self.lockers) == 1:
-            took = self.team.run(limit, locker0=("pairs", {"count": count}))["locker0"]
+            work = "calls" if self.lock.single else "pairs"
+            took = self.team.run(limit, locker0=(work, {"count": count}))["locker0"]
             return Sample(took / count, count=count)
         length = int(self.setting.seconds * 1e9)
         start = clock() + 2_000_000

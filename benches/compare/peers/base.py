@@ -102,3 +102,4 @@ class LockPeer(Library):
 
     prepare: Callable[[Place], Opened]
     clean: Callable[[Place], None] | None = field(default=None, kw_only=True)  # after the processes have gone
+    single: bool = field(default=False, kw_only=True)  # one call, nothing to give back
