@@ -5,7 +5,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from isthmus import _core
 from isthmus._core import ASK
-from isthmus._errors import OwnerDied, WouldBlock
+from isthmus._errors import ClosedError, OwnerDied, WouldBlock
 
 from ._driver import check, settle, until
 from ._tasks import context
@@ -31,7 +31,11 @@ async def acquire(sync: _core.Sync, what: str, timeout: float | None) -> bool:
 async def wait(sync: _core.Sync, what: str, number: int, timeout: float | None) -> bool:
     """Waits for what is taken from nobody; False when time was up."""
     check(timeout)
-    return await until(_core.Wait.sync(sync, what, context(), number), timeout)
+    came = await until(_core.Wait.sync(sync, what, context(), number), timeout)
+    # The wait ends when the handle is closed, too, and no other call follows that would say so.
+    if sync.closed:
+        raise ClosedError("this handle is closed")
+    return came
 
 
 class Wrapper(Generic[S]):
