@@ -4,7 +4,7 @@ import asyncio
 import os
 import select
 from collections.abc import AsyncIterator
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, overload
 
 from isthmus._errors import ClosedError, Empty, Full
 from isthmus.socket._numbers import DatagramStats
@@ -32,9 +32,13 @@ class Datagram(Generic[T]):
 
     __slots__ = ("__weakref__", "_datagram", "_row")
 
+    @overload
+    def __init__(self, datagram: "SyncDatagram[T]") -> None: ...
+    @overload
     def __init__(
-        self, datagram: "SyncDatagram[T] | str | os.PathLike[str] | None" = None, **options: Any
-    ) -> None:
+        self: "Datagram[Any]", datagram: str | os.PathLike[str] | None = None, **options: Any
+    ) -> None: ...
+    def __init__(self, datagram: Any = None, **options: Any) -> None:
         if isinstance(datagram, SyncDatagram):
             if options:
                 raise TypeError(

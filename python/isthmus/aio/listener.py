@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, overload
 
 from isthmus._errors import ClosedError, IsthmusError
 from isthmus.socket._steps import deadline_of, left
@@ -30,7 +30,11 @@ class Listener(Generic[T]):
 
     __slots__ = ("__weakref__", "_listener", "_row")
 
-    def __init__(self, listener: "SyncListener[T] | str | os.PathLike[str]", **options: Any) -> None:
+    @overload
+    def __init__(self, listener: "SyncListener[T]") -> None: ...
+    @overload
+    def __init__(self: "Listener[Any]", listener: str | os.PathLike[str], **options: Any) -> None: ...
+    def __init__(self, listener: Any, **options: Any) -> None:
         if isinstance(listener, SyncListener):
             if options:
                 raise TypeError(
