@@ -27,7 +27,7 @@ use std::sync::atomic::{Ordering, fence};
 use super::leases::{Held, State};
 use super::ring::{Entry, Kind, Ring};
 use super::{Origin, Place, Queue};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::{Memory, Peers};
 use crate::owner::Owner;
 
@@ -125,6 +125,7 @@ impl<M: Memory, P: Peers> Queue<M, P> {
         let mut position = ring.head(&self.memory);
         let mut number = None;
         let mut tries = 0;
+        let mut copied = 0;
         while found.len() < limit {
             let read = self.read_entry(ring, position, number, bytes);
             // SYNC(look): what was read was there before the head is looked at.
@@ -141,6 +142,14 @@ impl<M: Memory, P: Peers> Queue<M, P> {
             let Some((entry, seen)) = read? else { break };
             position = entry.next();
             number = Some(seen.origin.number.wrapping_add(1));
+            copied += seen.bytes.len() as u64;
+            if copied > self.geometry.capacity {
+                // Damaged descriptors may all name the same run.
+                return Err(Error::Corrupt(format!(
+                    "the messages of a ring have more bytes than the queue's capacity of {}",
+                    self.geometry.capacity
+                )));
+            }
             found.push(seen);
         }
         Ok(found)
