@@ -135,6 +135,25 @@ def test_what_is_no_token_hides_no_other(namespace: Path, length: int) -> None:
         bell.close()
 
 
+def test_who_has_seen_a_mutex_free_but_claimed_is_rung_when_it_is_free_for_all() -> None:
+    """Also where the claim is given up after somebody has taken it without knowing of those who wait."""
+    mutex = isthmus.Mutex()
+    bell = _core.Bell(None)
+    claimant, other = (1 << 22) + 1, (1 << 22) + 2
+    first, second = _core.Wait.mutex(mutex, claimant), _core.Wait.mutex(mutex, other)
+    token = second.token(bell)
+    first.claim()
+    assert second.ready() is False, "it is free, for another"
+    assert second.arm(bell) is False
+    assert mutex._acquire_as(claimant, False, ASK) is True
+    first.give_up()
+    mutex._release_as(claimant)
+    assert bell.read() == [token]
+    assert second.ready() is True
+    bell.close()
+    mutex.close()
+
+
 def test_what_is_no_reason_is_refused() -> None:
     with queue_of_bytes() as q:
         for wrong in (6, 0xFF):

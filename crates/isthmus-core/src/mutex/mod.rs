@@ -188,6 +188,8 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
             self.claim.take(&self.memory, me);
         }
         if self.word() == 0 && !self.claim.admits(&self.memory, me) {
+            // Others may have seen it free as well: with the flag in the word they are woken afterwards.
+            slices.slept = true;
             return Ok(self.wait_for_claimant(me, left));
         }
         let rest = self.lock.rest(&self.memory, &self.peers, slices, left);
@@ -236,7 +238,9 @@ impl<M: Memory, P: Peers> Mutex<M, P> {
 
     /// One that has claimed it does not want it any more, or has it.
     pub fn give_up(&self, me: Owner) {
-        if self.claim.give_up(&self.memory, me) && self.word() == 0 {
+        // Held by now or not: whoever was waiting for the claimant may have seen it free, and left no flag in the
+        // word that would have it woken.
+        if self.claim.give_up(&self.memory, me) {
             self.pass_on();
         }
     }
