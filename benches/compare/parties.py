@@ -97,6 +97,7 @@ class LoopParty:
             await self._echo(1)
         else:
             await self.ends.send(self.message)
+            await self._flush()
             compare(self.ends.unwrap(await self.ends.recv()), self.message)
 
     def echo(self, count: int) -> None:
@@ -106,6 +107,11 @@ class LoopParty:
         send, recv = self.ends.send, self.ends.recv
         for _ in repeat(None, count):
             await send(await recv())
+        await self._flush()
+
+    async def _flush(self) -> None:
+        if self.ends.finish is not None:
+            await self.ends.finish()
 
     def ask(self, samples: int, singles: int) -> tuple[list[float], list[float]]:
         return self.loop.run_until_complete(self._ask(samples, singles))
@@ -148,6 +154,7 @@ class LoopParty:
         start = clock()
         for _ in repeat(None, count):
             await send(message)
+        await self._flush()
         return start
 
     def drain(self, count: int) -> int:

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from . import imports, in_place, leases, locks, loops, mutex, objects, round_trip, scaling, stream
+from . import (
+    imports,
+    in_place,
+    kernel,
+    leases,
+    locks,
+    loops,
+    mutex,
+    objects,
+    round_trip,
+    scaling,
+    sockets,
+    stream,
+)
 from .base import BEST, Case, Choice, Target
 from .base import BUILDERS as REGISTERED
 
@@ -35,6 +48,20 @@ ORDER = (
     "condition-paused",
     "barrier",
     "barrier-paused",
+    "pipe-small",
+    "pipe-trip",
+    "pipe-large",
+    "fifo",
+    "fifo-trip",
+    "mq",
+    "mq-trip",
+    "named-semaphore",
+    "socket-unix",
+    "socket-tcp",
+    "socket-stream-unix",
+    "socket-stream-tcp",
+    "socket-large-unix",
+    "socket-large-tcp",
     "import",
 )
 BUILDERS = {key: REGISTERED[key] for key in ORDER}
@@ -47,6 +74,7 @@ __all__ = [
     "Target",
     "imports",
     "in_place",
+    "kernel",
     "leases",
     "locks",
     "loops",
@@ -54,5 +82,6 @@ __all__ = [
     "objects",
     "round_trip",
     "scaling",
+    "sockets",
     "stream",
 ]

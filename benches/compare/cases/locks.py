@@ -57,8 +57,8 @@ def contended(choice: Choice) -> Case:
         [Target(lock.key, BEST, at_least=1) for lock in subjects],
         "Two processes on two cores take and give back one lock for the same length of time: how often they "
         "had it, together. The best peer is whichever is fastest in this run.",
-        "Nothing is done while the lock is held; with work inside, throughput approaches the work's own. A lock "
-        "that lets one process keep it looks fast here: the smallest share says whether it did.",
+        "Nothing is done while the lock is held; with work inside, throughput approaches the work's own. A "
+        "lock that lets one process keep it looks fast here: the smallest share says whether it did.",
     )
 
 
@@ -76,8 +76,8 @@ def handing_over(key: str, title: str, peers: tuple[Peer, ...], pause: float, me
             if pause
             else " Without a pause: the control sleeps at once, who waits here looks for a moment first."
         ),
-        "Two processes on two cores. With more processes than cores a hand-over is a context switch for everyone, "
-        "and looking for a moment before sleeping gains nothing.",
+        "Two processes on two cores. With more processes than cores a hand-over is a context switch for "
+        "everyone, and looking for a moment before sleeping gains nothing.",
         latency=True,
         keep={peer.key for peer in peers},
     )
@@ -89,8 +89,8 @@ CONDITION = (
     "futexes in C."
 )
 BARRIER = (
-    "Two meetings at two barriers of two parties each, so that each process has waited for the other once, as "
-    "with the control: there and back by two bare futexes in C."
+    "Two meetings at two barriers of two parties each, so that each process has waited for the other once, "
+    "as with the control: there and back by two bare futexes in C."
 )
 
 

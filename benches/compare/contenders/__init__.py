@@ -1,7 +1,7 @@
 """Whoever takes part in a case."""
 
 from .base import Contender, Sample, Setting
-from .channels import Alone, Crowd, RoundTrip, Stream
+from .channels import Alone, Crowd, InOneProcess, RoundTrip, Stream
 from .in_place import FrameStream, Leasing, ObjectStream, ReadStream, TwoPasses
 from .links import LinkStream, LinkTrip
 from .locks import Lock
@@ -14,6 +14,7 @@ __all__ = [
     "Control",
     "Crowd",
     "FrameStream",
+    "InOneProcess",
     "Leasing",
     "LinkStream",
     "LinkTrip",

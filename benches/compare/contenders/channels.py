@@ -199,3 +199,11 @@ class Alone(Counted):
 
     def measure(self, count: int, limit: float) -> Sample:
         return Sample(self.team.run(limit, both=("turn", {"count": count}))["both"] / count, count=count)
+
+
+class InOneProcess(Alone):
+    """Put and get in one process, nothing else waiting."""
+
+    def __init__(self, peer: Peer, message: bytes) -> None:
+        super().__init__(peer, message)
+        self.key, self.title = peer.key, peer.title
