@@ -183,17 +183,28 @@ def cancel_under_load(role: str, kind: str, seed: str, number: str, tasks: str, 
         print(json.dumps(runner.run(main())), flush=True)
 
 
-def count_under_lock(kind: str, seed: str, tasks: str, turns: str) -> None:
-    """Adds to a value under a mutex, step by step, and cancels much of that; prints how often it did."""
+LOCKS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "Mutex": (lambda: aio.Mutex.open("lock"), lambda lock: lock),
+    "RLock": (lambda: aio.RLock.open("lock"), lambda lock: lock),
+    "Semaphore": (lambda: aio.Semaphore.open("lock"), lambda lock: lock),
+    "BoundedSemaphore": (lambda: aio.BoundedSemaphore.open("lock"), lambda lock: lock),
+    "RWLock": (lambda: aio.RWLock.open("lock"), lambda lock: lock.write),
+}
+"""Opens a lock, and what of it is entered."""
+
+
+def count_under_lock(which: str, kind: str, seed: str, tasks: str, turns: str) -> None:
+    """Adds to a value under a lock, step by step, and cancels much of that; prints how often it did."""
     without_slices()
 
     async def main() -> int:
-        mutex, value = aio.Mutex.open("lock"), isthmus.Value.open("sum")
+        handle, value = LOCKS[which][0](), isthmus.Value.open("sum")
+        lock = LOCKS[which][1](handle)
         added = 0
 
         async def add(choose: random.Random) -> None:
             nonlocal added
-            async with mutex:
+            async with lock:
                 before = value.get()
                 for _ in range(choose.randrange(3)):
                     await asyncio.sleep(0)
@@ -206,7 +217,7 @@ def count_under_lock(kind: str, seed: str, tasks: str, turns: str) -> None:
                 await perhaps(choose, lambda: add(choose))
 
         await asyncio.gather(*(work(n) for n in range(int(tasks))))
-        mutex.close()
+        handle.close()
         value.close()
         return added
 

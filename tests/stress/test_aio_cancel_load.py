@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,19 +60,29 @@ def test_no_message_is_lost_or_comes_twice(spawn: Start, number: int, priorities
     print(f"{sent.total()} messages, {cancelled} calls of put cancelled")
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_a_mutex_is_never_left_held(spawn: Start, number: int) -> None:
-    choose = random.Random(f"{SEED} {number} mutex")
-    mutex, value = isthmus.Mutex("lock"), isthmus.Value("sum", 0)
+LOCKS: dict[str, Callable[[], Any]] = {
+    "Mutex": lambda: isthmus.Mutex("lock"),
+    "RLock": lambda: isthmus.RLock("lock"),
+    "Semaphore": lambda: isthmus.Semaphore("lock", 1),
+    "BoundedSemaphore": lambda: isthmus.BoundedSemaphore("lock", 1),
+    "RWLock": lambda: isthmus.RWLock("lock"),
+}
+
+
+@pytest.mark.parametrize("which", LOCKS)
+def test_a_lock_is_never_left_held(spawn: Start, which: str) -> None:
+    choose = random.Random(f"{SEED} {which}")
+    print(f"ISTHMUS_TEST_SEED={SEED}")
+    handle, value = LOCKS[which](), isthmus.Value("sum", 0)
     peers = [
-        spawn(WORKER, "count_under_lock", choose.choice(LOOPS), str(choose.random()), tasks, 150)
+        spawn(WORKER, "count_under_lock", which, choose.choice(LOOPS), str(choose.random()), tasks, 150)
         for tasks in (2, 8, 12)
     ]
     added = [int(peer.finish(PATIENCE)) for peer in peers]
     assert value.get() == sum(added)
     assert all(added)
-    assert not mutex.locked()
-    assert mutex.acquire(timeout=0) is True
-    mutex.release()
-    mutex.close()
+    lock = handle.write if which == "RWLock" else handle
+    assert lock.acquire(timeout=0) is True, "nobody has it"
+    lock.release()
+    handle.close()
     value.close()

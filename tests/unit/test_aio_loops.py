@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import select
+import signal
 import threading
 import warnings
 import weakref
@@ -373,7 +374,7 @@ warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of for
 def test_a_child_forked_beside_a_running_loop_has_a_loop_of_its_own(
     q: isthmus.Queue[bytes], kind: str
 ) -> None:
-    factory = {"asyncio": "asyncio.new_event_loop", "uvloop": "uvloop.new_event_loop"}[kind]
+    factory = FACTORY[kind]
     run_python(
         FORKS
         + f"""
@@ -492,6 +493,89 @@ asyncio.run(main())
         assert len(bells(namespace)) == 1, "ours"
     finally:
         os.kill(child, 9)
+
+
+FACTORY = {"asyncio": "asyncio.new_event_loop", "uvloop": "uvloop.new_event_loop"}
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_ctrl_c_ends_a_loop_that_waits(q: isthmus.Queue[bytes], spawn: Start, kind: str) -> None:
+    peers = [
+        spawn(
+            f"""
+            import asyncio, uvloop
+            from isthmus import aio
+            async def main():
+                async with aio.Queue.open("q") as q:
+                    async with asyncio.TaskGroup() as group:
+                        for _ in range(5):
+                            group.create_task({call})
+            with asyncio.Runner(loop_factory={FACTORY[kind]}) as runner:
+                runner.run(main())
+            """
+        )
+        for call in ("q.get()", "q.get(timeout=1000)", "q.wait_readable()")
+    ]
+    wait_until(lambda: q.stats().consumers_waiting == 15, "them to wait")
+    for peer in peers:
+        peer.interrupt()
+    for peer in peers:
+        code, _, errors = peer.end()
+        assert code == -signal.SIGINT
+        assert "KeyboardInterrupt" in errors
+    q.put(b"x")
+    assert drain(q) == [b"x"]
+    assert idle(q)
+
+
+def test_without_a_descriptor_for_a_bell_a_call_that_has_to_wait_says_so(
+    q: isthmus.Queue[bytes], namespace: Path
+) -> None:
+    gc.collect()
+    assert bells(namespace) == set()
+    run_python("""
+        import asyncio, errno, os, resource
+        import isthmus
+        from isthmus import aio
+        async def main():
+            async with aio.Queue.open("q", type=bytes) as q:
+                await q.put(b"1")
+                taken = []
+                resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+                try:
+                    while True:
+                        taken.append(os.dup(0))
+                except OSError:
+                    pass
+                assert await q.get() == b"1", "this need not wait"
+                for call in (q.get, q.wait_readable, lambda: q.get(timeout=1)):
+                    try:
+                        await call()
+                    except OSError as error:
+                        assert error.errno == errno.EMFILE, error
+                    else:
+                        raise AssertionError("no error")
+                assert q.stats().consumers_waiting == 0
+                for fd in taken[-2:]:
+                    os.close(fd)
+                waiting = asyncio.create_task(q.get())
+                await asyncio.sleep(0.01)
+                await q.put(b"2")
+                assert await waiting == b"2"
+                # And with none left for ringing, a message is found after a slice.
+                waiting = asyncio.create_task(q.get())
+                await asyncio.sleep(0.01)
+                try:
+                    while True:
+                        os.dup(0)
+                except OSError:
+                    pass
+                q.sync.put(b"3")
+                assert await waiting == b"3"
+        asyncio.run(main())
+    """)
+    assert bells(namespace) == set()
+    assert idle(q)
 
 
 @pytest.mark.parametrize("kind", LOOPS)
