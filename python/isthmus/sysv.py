@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from . import _core
 from ._errors import Unsupported
 
-__all__ = ["Segment", "SemaphoreSet", "SysVQueue", "queues", "segments", "semaphores"]
+__all__ = ["Entry", "Segment", "SemaphoreSet", "SysVQueue", "everything", "queues", "segments", "semaphores"]
 
 _TABLES = Path("/proc/sysvipc")
 _SHM_DEST = 0o1000
@@ -120,6 +120,7 @@ class Segment(NamedTuple):
 
 
 Entry: TypeAlias = SysVQueue | SemaphoreSet | Segment
+"""Any of the three."""
 
 
 def queues() -> list[SysVQueue]:
@@ -181,6 +182,11 @@ def segments() -> list[Segment]:
     ]
 
 
+def everything() -> list[Entry]:
+    """All of them: queues, then sets of semaphores, then segments."""
+    return [*queues(), *semaphores(), *segments()]
+
+
 def _rows(table: str) -> Iterator[dict[str, int]]:
     try:
         lines = (_TABLES / table).read_text().splitlines()
@@ -199,14 +205,7 @@ def _rows(table: str) -> Iterator[dict[str, int]]:
 def _remove(kind: Literal["queue", "semaphores", "segment"], entry: Entry) -> None:
     # The kernel gives numbers again after a while: what is removed has to be what was listed. Whoever may
     # remove an object may change it as well, so this guards against mistakes and not against enemies.
-    listed: list[SysVQueue] | list[SemaphoreSet] | list[Segment]
-    match kind:
-        case "queue":
-            listed = queues()
-        case "semaphores":
-            listed = semaphores()
-        case _:
-            listed = segments()
+    listed = [one for one in everything() if type(one) is type(entry)]
     same = [one for one in listed if (one.id, one.key) == (entry.id, entry.key)]
     if not same or not _core.sysv_remove(kind, entry.id):
         raise FileNotFoundError(

@@ -103,8 +103,7 @@ def test_system_v_of_any_program(program: Program) -> None:
         assert "attached by nobody; abandoned" in table
     finally:
         ours = set(made.values())
-        every: list[Any] = [*sysv.queues(), *sysv.semaphores(), *sysv.segments()]
-        for one in every:
+        for one in sysv.everything():
             if str(one.id) in ours:
                 one.remove()
 

@@ -174,6 +174,42 @@ def test_a_night_shift_goes_home_and_loses_no_job(namespace: Path) -> None:
     assert object_files(namespace) == []
 
 
+def test_emergency_calls_are_answered_by_urgency_and_none_is_lost() -> None:
+    assert run("emergency_calls.py") == [
+        "4 calls wait, and their callers have hung up",
+        "caller 5: all lines are busy, I hold",
+        "the dispatcher is back",
+        "urgency 9: fire, says caller 3",
+        "urgency 7: accident, says caller 4",
+        "urgency 1: cat on a tree, says caller 1",
+        "urgency 0: noise, says caller 2",
+        "urgency 0: lost key, says caller 5",
+        "urgency 9: heart attack, says caller 6",
+        "no call: b'hee hee'",
+        "6 of 6 calls answered",
+    ]
+
+
+def test_a_wreck_keeps_its_space_until_it_is_towed_away() -> None:
+    lines = run("car_park.py")
+    assert "car 2 is a wreck in its space: 2 of 3 spaces are free" in lines
+    match = re.fullmatch(
+        r"7 cars have parked and left, never more than ([123]) at a time, 1 was towed away", lines[-2]
+    )
+    assert match
+    assert lines[-1] == "3 spaces are free"
+
+
+def test_what_a_killed_program_left_is_found_and_removed() -> None:
+    assert run("spring_cleaning.py") == [
+        "the program was killed; the kernel still has of it:",
+        "- a queue of 0 messages",
+        "- 2 semaphores, (0, 0)",
+        "- 1,048,576 bytes of memory, abandoned",
+        "removed: 0 are left",
+    ]
+
+
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.name) for path in EXAMPLES])
 def test_each_example_is_explained_in_the_docs(path: Path) -> None:
     assert f'--8<-- "examples/{path.name}"' in (ROOT / "docs" / "examples.md").read_text()

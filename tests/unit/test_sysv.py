@@ -33,8 +33,7 @@ _made: list[int] = []
 def tidy() -> Iterator[None]:
     """Removes what a test has made and left."""
     yield
-    every: list[Any] = [*sysv.queues(), *sysv.semaphores(), *sysv.segments()]
-    for one in every:
+    for one in sysv.everything():
         if one.key in _made:
             one.remove()
     _made.clear()
