@@ -9,6 +9,7 @@ mod errors;
 mod fast;
 mod hold;
 mod lease;
+mod letters;
 mod look;
 mod mapping;
 mod message;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_core::owner::Owner;
 use isthmus_core::queue::handle::{Attributes, MessageType, QueueHandle};
-use isthmus_core::queue::{Attempt, INLINE_MAX, Letter, MAX_LEVELS, On, Place, Step};
+use isthmus_core::queue::{Attempt, INLINE_MAX, MAX_LEVELS, On, Place, Step};
 use isthmus_core::wait::Waited;
 use pyo3::exceptions::{PyResourceWarning, PyValueError};
 use pyo3::prelude::*;
@@ -20,6 +20,7 @@ use crate::driver::{End, drive, drive_from, look_briefly};
 use crate::errors::{OrRaise, raise};
 use crate::hold::Hold;
 use crate::lease::PyLease;
+use crate::letters::Row;
 use crate::message::{Codec, Parts};
 use crate::receiving::small;
 use crate::reservation::PyReservation;
@@ -594,13 +595,3 @@ impl PyQueue {
 
 /// See `isthmus.QueueStats`; the last two are a pair, because tuples end at twelve.
 type Stats = (u64, u64, u64, f64, f64, u64, u64, u64, usize, u64, u64, (u64, u64));
-/// See `isthmus.DeadLetter`.
-type Row<'py> = (Bound<'py, PyBytes>, String, Option<u32>, u32, u64, u8, usize);
-
-impl PyQueue {
-    fn row<'py>(&self, letter: Letter, data: Bound<'py, PyBytes>) -> Row<'py> {
-        let Letter { length, origin, deliveries, reason, .. } = letter;
-        let sender = self.handle.sender(origin.sender);
-        (data, reason, sender, deliveries, origin.number, origin.level, length)
-    }
-}

@@ -72,34 +72,6 @@ pub enum On {
     Leases,
 }
 
-impl On {
-    /// As one number: for callers that wait elsewhere.
-    pub fn code(self) -> u64 {
-        match self {
-            On::ProducerLock => 0,
-            On::ConsumerLock => 1,
-            On::RingSpace(level, size) => 2 | u64::from(level) << 8 | (size as u64) << 16,
-            On::BlockSpace(units) => 3 | (units as u64) << 16,
-            On::Messages => 4,
-            On::Leases => 5,
-        }
-    }
-
-    /// What [`On::code`] stands for.
-    pub fn from_code(code: u64) -> Option<On> {
-        let (level, size) = ((code >> 8) as u8, (code >> 16) as usize);
-        Some(match code as u8 {
-            0 => On::ProducerLock,
-            1 => On::ConsumerLock,
-            2 => On::RingSpace(level, size),
-            3 => On::BlockSpace(size),
-            4 => On::Messages,
-            5 => On::Leases,
-            _ => return None,
-        })
-    }
-}
-
 /// Done, or what to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step<T> {

@@ -103,12 +103,13 @@ impl<M: Memory, P: Peers> RwLock<M, P> {
     /// Takes a read share.
     #[inline]
     pub fn try_read(&self, me: Owner) -> Result<Entry> {
-        if !self.claim().admits(&self.memory, me) {
-            return Ok(Entry::Blocked);
-        }
         match self.door() {
             Entry::In => {}
             other => return Ok(other),
+        }
+        // After the door: what a dead writer left is no matter of whose turn it is, and `ready` says so.
+        if !self.claim().admits(&self.memory, me) {
+            return Ok(Entry::Blocked);
         }
         let index = self.take_cell(me)?;
         // SYNC(share): the cell is written, now the word.
