@@ -60,14 +60,8 @@ print("closed", flush=True)
 """
 
 
-def _loops() -> list[str]:
-    import importlib.util
-
-    return ["asyncio"] if importlib.util.find_spec("uvloop") is None else ["asyncio", "uvloop"]
-
-
-@pytest.mark.parametrize("loop", _loops())
-@pytest.mark.parametrize("kind", ["unix", "tcp"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "loop"), [("tcp", "asyncio"), ("unix", "uvloop")])
 def test_five_thousand_clients(kind: str, loop: str, tmp_path: Path, spawn: Callable[..., Peer]) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     needed = CLIENTS + 200

@@ -271,9 +271,10 @@ def test_a_server_ends_bad_clients_and_serves_the_others(run: Run, place: dict[s
         async with aio.Listener(place["at"], limit=1000, **place["here"]) as listener:
             serving = asyncio.create_task(listener.serve(handle))
             good = await aio.Stream.connect(listener.address, **place["there"])
+            too_large = (1001).to_bytes(4, "little")
             for word in (
                 b"\xf1\xff\xff\xff",
-                (1001).to_bytes(4, "little"),
+                too_large,
                 b"\x02\0\0\0\xc1\xc1",
                 b"\x05\0\0\0\xa4fail",
             ):

@@ -10,7 +10,7 @@ from isthmus._errors import IsthmusError, PeerDied, ShutDown, Unsupported
 
 from ._protocol import file_header
 from ._receive import FileComes
-from ._steps import deadline_of, left, wait
+from ._steps import WAITS, deadline_of, left, wait
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -45,8 +45,12 @@ def send_file(
         raise ValueError(f"offset={offset}, count={count}: the file has {size} bytes")
     count = size - offset if count is None else count
     deadline = deadline_of(timeout)
-    stream._lock_to_send(timeout)
+    held = False
     try:
+        for held in map(stream._sending.acquire, WAITS, (-1 if timeout is None else timeout,)):
+            break
+        if not held:
+            raise stream._full(timeout)
         stream._prepare(timeout, deadline)
         if stream._framed:
             stream._transmit(file_header(count), timeout, deadline)
@@ -58,7 +62,8 @@ def send_file(
             stream._break(f"a file to {stream._who} was not sent to its end, so nothing can be sent after it")
             raise
     finally:
-        stream._sending.release()
+        if held:
+            stream._sending.release()
     return count
 
 
@@ -111,9 +116,12 @@ def recv_file(stream: "Stream[Any]", file: "IO[bytes]", count: int | None, timeo
     deadline = deadline_of(timeout)
     if stream._owed:
         stream._pay()
-    if not stream._receiving.acquire(timeout=-1 if timeout is None else timeout):
-        raise stream._empty(timeout)
+    held = False
     try:
+        for held in map(stream._receiving.acquire, WAITS, (-1 if timeout is None else timeout,)):
+            break
+        if not held:
+            raise stream._empty(timeout)
         if stream._framing == "raw":
             return _raw_file(stream, file, count, timeout, deadline)
         stream._fill(timeout, deadline)
@@ -134,7 +142,8 @@ def recv_file(stream: "Stream[Any]", file: "IO[bytes]", count: int | None, timeo
         stream._chunk, stream._rest = rest, b""
         return size
     finally:
-        stream._receiving.release()
+        if held:
+            stream._receiving.release()
 
 
 def _next_bytes(stream: "Stream[Any]", most: int, timeout: float | None, deadline: float | None) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from isthmus._errors import ShutDown, TooLarge, Unsupported
 
 from ._receive import AHEAD, FileComes, Receiver
-from ._steps import deadline_of, left, wait
+from ._steps import WAITS, deadline_of, left, wait
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -70,11 +70,14 @@ class BytesReceiver(Receiver):
         deadline = deadline_of(timeout)
         if self._owed:
             self._pay()
-        if not self._receiving.acquire(timeout=-1 if timeout is None else timeout):
-            raise self._empty(timeout)
         parts: list[bytes] = []
         got = 0
+        held = False
         try:
+            for held in map(self._receiving.acquire, WAITS, (-1 if timeout is None else timeout,)):
+                break
+            if not held:
+                raise self._empty(timeout)
             done, cut = enough(parts, 0)
             while not done:
                 if missing is not None and missing(got) > AHEAD and not self._ready:
@@ -93,8 +96,9 @@ class BytesReceiver(Receiver):
             parts = [] if got == cut else [data[cut:]]
             return data if got == cut else data[:cut]
         finally:
-            self._ready.extendleft(reversed(parts))
-            self._receiving.release()
+            if held:
+                self._ready.extendleft(reversed(parts))
+                self._receiving.release()
 
     def recv_into(self, buffer: "Buffer", timeout: float | None = None) -> int:
         """Receives into a writable buffer; how many bytes.
@@ -111,14 +115,18 @@ class BytesReceiver(Receiver):
         deadline = deadline_of(timeout)
         if self._owed:
             self._pay()
-        if not self._receiving.acquire(timeout=-1 if timeout is None else timeout):
-            raise self._empty(timeout)
+        held = False
         try:
+            for held in map(self._receiving.acquire, WAITS, (-1 if timeout is None else timeout,)):
+                break
+            if not held:
+                raise self._empty(timeout)
             if self._framing == "raw":
                 return self._raw_into(view, timeout, deadline)
             return self._message_into(view, timeout, deadline)
         finally:
-            self._receiving.release()
+            if held:
+                self._receiving.release()
 
     def _raw_into(self, view: memoryview, timeout: float | None, deadline: float | None) -> int:
         while not self._ready and not self._chunk and self._over is None and not self._closed and view.nbytes:

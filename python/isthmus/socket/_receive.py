@@ -40,7 +40,7 @@ from . import _failures
 from ._opening import Opened
 from ._protocol import DESCRIPTORS, END, FILE, FINISHED, HEADER, LONG, NO_LENGTH
 from ._rights import Rights, close_all
-from ._steps import deadline_of, left, wait
+from ._steps import WAITS, deadline_of, left, wait
 
 if TYPE_CHECKING:
     from ._terms import Terms
@@ -190,9 +190,12 @@ class Receiver:
         deadline = deadline_of(timeout)
         if self._owed:
             self._pay()
-        if not self._receiving.acquire(timeout=-1 if timeout is None else timeout):
-            return False
+        held = False
         try:
+            for held in map(self._receiving.acquire, WAITS, (-1 if timeout is None else timeout,)):
+                break
+            if not held:
+                return False
             self._fill(timeout, deadline)
         except Empty:
             return False
@@ -201,7 +204,8 @@ class Receiver:
         except IsthmusError:  # it stays, and `recv` raises it
             return True
         finally:
-            self._receiving.release()
+            if held:
+                self._receiving.release()
         return True
 
     def __iter__(self) -> Iterator[Any]:
@@ -240,13 +244,17 @@ class Receiver:
                     if not chunk:
                         self._at_end()
         deadline = deadline_of(timeout)
-        if not self._receiving.acquire(timeout=-1 if timeout is None else timeout):
-            raise self._empty(timeout)
+        held = False
         try:
+            for held in map(self._receiving.acquire, WAITS, (-1 if timeout is None else timeout,)):
+                break
+            if not held:
+                raise self._empty(timeout)
             self._fill(timeout, deadline)
             return self._ready.popleft()
         finally:
-            self._receiving.release()
+            if held:
+                self._receiving.release()
 
     def _special(self, item: _Item) -> bytes:
         """What `recv` gives for an item that is not just bytes."""

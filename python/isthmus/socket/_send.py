@@ -25,7 +25,7 @@ from . import _failures
 from ._opening import Opened
 from ._protocol import END, HEADER, descriptors_header, frame_header
 from ._rights import ancillary
-from ._steps import deadline_of, left, wait
+from ._steps import WAITS, deadline_of, left, wait
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -201,12 +201,17 @@ class Sender:
     def flush(self, timeout: float | None = None) -> None:
         """Sends what `flush=False` kept, and the rest of a message begun; `Full` when time is over."""
         deadline = deadline_of(timeout)
-        self._lock_to_send(timeout)
+        held = False
         try:
+            for held in map(self._sending.acquire, WAITS, (-1 if timeout is None else timeout,)):
+                break
+            if not held:
+                raise self._full(timeout)
             if self._owed and not self._finished_here:
                 self._prepare(timeout, deadline)
         finally:
-            self._sending.release()
+            if held:
+                self._sending.release()
 
     def finish(self, timeout: float | None = None) -> None:
         """Says that nothing more comes from this side, after what was sent; receiving goes on (half-close).
@@ -214,8 +219,12 @@ class Sender:
         The other side gets `ShutDown` when it has taken everything. See shutdown(2).
         """
         deadline = deadline_of(timeout)
-        self._lock_to_send(timeout)
+        held = False
         try:
+            for held in map(self._sending.acquire, WAITS, (-1 if timeout is None else timeout,)):
+                break
+            if not held:
+                raise self._full(timeout)
             if self._finished_here:
                 return
             self._prepare(timeout, deadline)
@@ -223,7 +232,8 @@ class Sender:
                 self._transmit(END, timeout, deadline)
             self._finished_here = self._owed = True
         finally:
-            self._sending.release()
+            if held:
+                self._sending.release()
         self._shut_sending()
 
     # ---- how messages go
@@ -255,12 +265,17 @@ class Sender:
             self._hold(packet, timeout)
             return
         deadline = deadline_of(timeout)
-        self._lock_to_send(timeout)
+        held = False
         try:
+            for held in map(self._sending.acquire, WAITS, (-1 if timeout is None else timeout,)):
+                break
+            if not held:
+                raise self._full(timeout)
             self._prepare(timeout, deadline)
             self._transmit(packet, timeout, deadline, passed)
         finally:
-            self._sending.release()
+            if held:
+                self._sending.release()
 
     def _send_large(self, data: bytes, size: int, timeout: float | None) -> None:
         """A message in one piece, from where it is."""
@@ -296,29 +311,43 @@ class Sender:
 
     def _send_within(self, packet: Any, timeout: float | None) -> None:
         deadline = deadline_of(timeout)
-        self._lock_to_send(timeout)
+        held = False
         try:
+            for held in map(self._sending.acquire, WAITS, (-1 if timeout is None else timeout,)):
+                break
+            if not held:
+                raise self._full(timeout)
             self._prepare(timeout, deadline)
             self._transmit(packet, timeout, deadline)
         finally:
-            self._sending.release()
+            if held:
+                self._sending.release()
 
     def _send_together(self, parts: list[bytes], timeout: float | None, deadline: float | None) -> None:
         """A run of frames; what is begun of it is sent, so `Full` means that none was."""
         rest = left(deadline)
-        self._lock_to_send(rest)
+        held = False
         try:
+            for held in map(self._sending.acquire, WAITS, (-1 if rest is None else rest,)):
+                break
+            if not held:
+                raise self._full(rest)
             self._prepare(rest, deadline)
             self._transmit(b"".join(parts), rest, deadline)
         except Full as full:
             raise Full(f"{self._who}: took nothing in {timeout:g} s" if timeout else str(full)) from None
         finally:
-            self._sending.release()
+            if held:
+                self._sending.release()
 
     def _hold(self, packet: bytes, timeout: float | None) -> None:
         deadline = deadline_of(timeout)
-        self._lock_to_send(timeout)
+        held = False
         try:
+            for held in map(self._sending.acquire, WAITS, (-1 if timeout is None else timeout,)):
+                break
+            if not held:
+                raise self._full(timeout)
             looked_after = self._packet[0] is None and not self._finished_here and self._broken is None
             if self._closed or not looked_after or self._held_size + len(packet) > _TOGETHER:
                 self._prepare(timeout, deadline)
@@ -326,7 +355,8 @@ class Sender:
             self._owed = True
             self._held.append(packet)
         finally:
-            self._sending.release()
+            if held:
+                self._sending.release()
 
     def _unsent(self) -> bool:
         """Whether something waits here to be sent, and can be."""
@@ -338,18 +368,20 @@ class Sender:
 
     def _pay(self) -> None:
         """Sends what can be sent, before waiting for the other side, which may be waiting for it."""
-        if self._unsent() and self._sending.acquire(blocking=False):  # otherwise who has the lock sends it
-            try:
+        if not self._unsent():
+            return
+        held = False
+        try:
+            for held in map(self._sending.acquire, (False,)):  # otherwise who has the lock sends it
+                break
+            if held:
                 with contextlib.suppress(
                     Full, ShutDown, PeerDied, ClosedError
                 ):  # receiving says what is wrong
                     self._prepare(0.0, 0.0)
-            finally:
+        finally:
+            if held:
                 self._sending.release()
-
-    def _lock_to_send(self, timeout: float | None) -> None:
-        if not self._sending.acquire(timeout=-1 if timeout is None else timeout):
-            raise self._full(timeout)
 
     def _prepare(self, timeout: float | None, deadline: float | None) -> None:
         """Sends what has to go first. The lock is held."""

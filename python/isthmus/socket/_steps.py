@@ -14,9 +14,14 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from isthmus._errors import Timeout
 
-__all__ = ["Backoff", "Need", "Steps", "check_timeout", "deadline_of", "left", "run", "wait"]
+__all__ = ["WAITS", "Backoff", "Need", "Steps", "check_timeout", "deadline_of", "left", "run", "wait"]
 
 R = TypeVar("R")
+
+WAITS = (True,)
+"""The first argument of `Lock.acquire`, for the one way to take a lock with a timeout into which no signal
+handler that raises can come: `for held in map(lock.acquire, WAITS, (seconds,)): break`, inside the `try` that
+gives it back (`_receive` says why)."""
 
 
 class Need(NamedTuple):

@@ -30,7 +30,7 @@ from . import _binding, _failures
 from ._address import Address, of_socket, parse
 from ._auth import Users, users_of
 from ._numbers import HEADER_SIZE, DatagramStats, Numbers
-from ._steps import deadline_of, left, wait
+from ._steps import WAITS, deadline_of, left, wait
 
 __all__ = ["Datagram", "Received"]
 
@@ -355,9 +355,12 @@ class Datagram(Generic[T]):
             if self._closed:
                 raise self._closed_error()
             rest = left(deadline)
-            if not self._receiving.acquire(timeout=-1 if rest is None else rest):
-                raise self._empty(timeout)
+            held = False
             try:
+                for held in map(self._receiving.acquire, WAITS, (-1 if rest is None else rest,)):
+                    break
+                if not held:
+                    raise self._empty(timeout)
                 taken = self._take(timeout is None)
             except BlockingIOError:
                 rest = left(deadline)
@@ -365,7 +368,8 @@ class Datagram(Generic[T]):
                     raise self._empty(timeout) from None
                 continue
             finally:
-                self._receiving.release()
+                if held:
+                    self._receiving.release()
             if taken is not None and (received := self._read(*taken)) is not None:
                 return received
 

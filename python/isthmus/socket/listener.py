@@ -28,7 +28,7 @@ from ._address import Address, of_socket, parse
 from ._auth import Users
 from ._opening import Opened, opening, tune
 from ._protocol import ACCEPTED, BUSY, Refusal
-from ._steps import Steps, check_timeout, deadline_of, left
+from ._steps import WAITS, Steps, check_timeout, deadline_of, left
 from ._terms import Framing, Terms, terms_for
 from .stream import Stream
 
@@ -266,13 +266,17 @@ class Listener(Generic[T]):
                 with contextlib.suppress(IndexError):
                     return self._done.popleft()
                 rest = left(deadline)
-                if not self._turning.acquire(timeout=-1 if rest is None else rest):
-                    raise self._empty(timeout)
+                held = False
                 try:
+                    for held in map(self._turning.acquire, WAITS, (-1 if rest is None else rest,)):
+                        break
+                    if not held:
+                        raise self._empty(timeout)
                     if not self._done:
                         self._turn(left(deadline))
                 finally:
-                    self._turning.release()
+                    if held:
+                        self._turning.release()
                 if not self._done and left(deadline) == 0.0:
                     raise self._empty(timeout)
 
