@@ -49,10 +49,12 @@ __all__ = [
     "fd_of",
     "is_ready",
     "left",
+    "look",
     "set_capacity",
     "splice_now",
     "tee_now",
     "wait",
+    "way_of",
 ]
 
 PIPE_BUF = select.PIPE_BUF
@@ -115,6 +117,14 @@ def wait(fd: int, events: int, deadline: float | None) -> bool:
     if _stopping.asked and events & select.POLLIN and not poll.poll(0):
         _stopping.heed()  # a wait for work
     return bool(poll.poll(seconds * 1000)) or deadline is None or time.monotonic() < deadline
+
+
+def look(fd: int, events: int, times: int) -> bool:
+    """Whether `fd` gets ready while one looks so many times, about half a microsecond each."""
+    poll = select.poll()
+    poll.register(fd, events)
+    now = poll.poll
+    return any(now(0) for _ in range(times))
 
 
 # ------------------------------------------------------------------------------------------ reading, writing
@@ -228,6 +238,13 @@ def calls_for(fd: int, *, careful: bool = False) -> "tuple[Now, Now]":
     if _NOWAIT and stat.S_ISFIFO(os.fstat(fd).st_mode) and _kernel_takes_nowait():
         return _read_nowait, _write_nowait
     return _read_careful, _write_careful
+
+
+def way_of(call: "Now") -> int:
+    """The number by which the native core knows how `calls_for` has chosen to read or write."""
+    if call in (_read_nowait, _write_nowait):
+        return 0
+    return 1 if call in (_read_nonblocking, _write_nonblocking) else 2
 
 
 _kernel: list[bool] = []

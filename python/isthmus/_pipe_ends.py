@@ -13,11 +13,14 @@ frame without a timeout is always completed: where Ctrl+C comes in the middle, t
 next call.
 """
 
+import contextlib
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
+from . import _core
 from . import _descriptors as descriptors
 from ._codec import codec_for
 from ._descriptors import PIPE_BUF, HasFileno
@@ -28,6 +31,7 @@ from ._stream_writer import ByteWriter, Sending
 
 __all__ = ["LIMIT", "PipeReader", "PipeWriter"]
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 LIMIT = 1 << 28
@@ -116,7 +120,7 @@ def _reopen(cls: Any, place: tuple[int, int, int, int], type: Any, limit: int) -
     return cls(fd, type=type, limit=limit, _private=True)
 
 
-class PipeReader(_PipePart, ByteReader, Generic[T]):
+class PipeReader(_core.FrameReceiver, _PipePart, ByteReader, Generic[T]):
     """The end of a pipe where things come out: of a `Pipe`, or of any descriptor.
 
     `PipeReader(0)` takes over a descriptor: closing the reader closes it. Of a file or another object with
@@ -149,50 +153,24 @@ class PipeReader(_PipePart, ByteReader, Generic[T]):
         self._large: memoryview | None = None
         self._got = 0
         self._room = bytearray()
+        if self._decode is not None:
+            self._decode_by(self._decode)
+        self._hand_out()
 
-    def recv(self, timeout: float | None = None) -> T:
-        """The next message.
+    if TYPE_CHECKING:
 
-        `Empty` when none came in `timeout` seconds (None waits, 0 looks); what has come of one stays for the
-        next call. `ShutDown` when every writing end is closed, `PeerDied` when that happened in the middle of
-        a message: its sender was killed. `InvalidMessage`: not of the type; the next call takes the next.
-        `TooLarge`: over the limit, and nothing more can be received.
-        """
-        with self._lock:
-            start = self._at + 4
-            data = self._data
-            if start <= len(data) and self._framed and self._fd >= 0 and not self._foreign:
-                end = start + int.from_bytes(data[start - 4 : start], "little")
-                if end <= len(data):  # never so where it may have been revoked
-                    self._at = end
-                    message = data[start:end]
-                    if self._decode is None:
-                        return cast("T", message)
-                    return cast("T", self._decoded(message))
-        return cast("T", self._messages(self._message, timeout)[0])
+        def recv(self, timeout: float | None = None) -> T:
+            """See the native class: it does what is short, and the rest by `_recv`."""
+            raise NotImplementedError
 
     def recv_many(self, most: int | None = None, timeout: float | None = None) -> list[T]:
         """The messages that are there, at most `most`, at least one: waits for it as `recv` does."""
         if most is not None and most < 1:
             raise ValueError(f"most={most}: at least 1")
-        messages: list[Any] = [self.recv(timeout)]
-        with self._lock:
-            data, at = self._data, self._at
-            while most is None or len(messages) < most:
-                start = at + 4
-                if start > len(data) or self._fd < 0:
-                    break
-                end = start + int.from_bytes(data[at:start], "little")
-                if end > len(data):
-                    break
-                if self._decode is not None:
-                    try:
-                        messages.append(self._decode(data[start:end]))
-                    except Exception:  # noqa: BLE001 - the next call meets it first, and says so
-                        break
-                else:
-                    messages.append(data[start:end])
-                self._at = at = end
+        messages: list[T] = [self.recv(timeout)]
+        # What is not of the type is met, and said, by the next call.
+        while (most is None or len(messages) < most) and (found := self._next(True)):
+            messages.append(found[0])
         return messages
 
     def __iter__(self) -> Iterator[T]:
@@ -211,11 +189,34 @@ class PipeReader(_PipePart, ByteReader, Generic[T]):
         """Closes this end in this process. When the last copy is closed, writers get `ShutDown`."""
         super().close()
 
-    def _messages(self, step: Any, timeout: float | None) -> tuple[Any]:
+    def _recv(self, timeout: float | None) -> Any:
+        """What `recv` does when it is not short."""
         if not self._framed:
             raise Unsupported("bytes go through this pipe: take read(), or make it with a type")
-        found: tuple[Any] = self._wait_for(step, timeout)
-        return found
+        return self._wait_for(self._message, timeout, eager=True)[0]
+
+    def _try(self, step: Callable[[], S | None]) -> S | None:
+        with self._lock:
+            self._take_back()
+            try:
+                self._check()
+                return step()
+            finally:
+                self._hand_out()
+
+    def _hand_out(self) -> None:
+        at_rest = self._large is None and not (self._ended or self._foreign or self._counts)
+        if self._framed and at_rest and self._fd >= 0 and self._ahead() <= AHEAD:
+            self._hand_over(self._fd, descriptors.way_of(self._read_now), self._limit)
+
+    def _take_back(self) -> None:
+        if self._framed:
+            self._take_over()
+
+    def _after_fork(self) -> None:
+        self._take_back()
+        super()._after_fork()
+        self._hand_out()
 
     def _message(self) -> tuple[Any] | None:
         """The next whole message in a tuple; None when there is none yet. The lock is held."""
@@ -304,27 +305,35 @@ class PipeReader(_PipePart, ByteReader, Generic[T]):
         return found
 
     def _decoded(self, message: "bytes | memoryview") -> Any:
-        decode = self._decode
-        assert decode is not None
+        assert self._decode is not None
         try:
-            return decode(message)
+            return self._decode(message)
         except Exception as error:
-            raise InvalidMessage(
-                f"a message is not of type {self._codec.name if self._codec else 'bytes'}: {error}",
-                reason=str(error),
-                data=bytes(message),
-            ) from error
+            raise self._invalid(bytes(message), error) from error
+
+    def _invalid(self, data: bytes, error: Exception) -> InvalidMessage:
+        found = InvalidMessage(
+            f"a message is not of type {self._codec.name if self._codec else 'bytes'}: {error}",
+            reason=str(error),
+            data=data,
+        )
+        found.__cause__ = error
+        return found
 
     def _may_leave(self) -> None:
-        if self._ahead():
-            raise Unsupported(f"this end has read {self._ahead()} bytes ahead: hand it over before reading")
+        with self._lock:
+            self._take_back()
+            ahead = self._ahead()
+            self._hand_out()
+        if ahead:
+            raise Unsupported(f"this end has read {ahead} bytes ahead: hand it over before reading")
 
 
 def _refuse(_message: object) -> Any:
     raise Unsupported("bytes go through this pipe: take write(), or make it with a type")
 
 
-class PipeWriter(_PipePart, ByteWriter, Generic[T]):
+class PipeWriter(_core.FrameSender, _PipePart, ByteWriter, Generic[T]):
     """The end of a pipe where things go in: of a `Pipe`, or of any descriptor.
 
     `PipeWriter(1)` takes over a descriptor: closing the writer closes it. Of a file or another object with
@@ -334,6 +343,7 @@ class PipeWriter(_PipePart, ByteWriter, Generic[T]):
 
     _what = "the reading end of the pipe"
     _flags = os.O_WRONLY
+    _own = -1
 
     @overload
     def __init__(
@@ -352,44 +362,54 @@ class PipeWriter(_PipePart, ByteWriter, Generic[T]):
         self, source: int | HasFileno, *, type: Any = None, limit: int = LIMIT, _private: bool = False
     ) -> None:
         super().__init__(source, type, limit, _private)
+        self._own = -1
         self._encode: Callable[[Any], Any] | None = None
         if type is None:
             self._encode = _refuse
         elif self._codec is not None:
             self._encode = self._codec.encode
+        if self._encode is not None:
+            self._encode_by(self._encode)
+        self._piped = stat.S_ISFIFO(os.fstat(self._fd).st_mode)
+        self._hand_out()
 
-    def send(self, message: T, timeout: float | None = None) -> None:
-        """Sends a message.
+    if TYPE_CHECKING:
 
-        `Full` when there was no room in `timeout` seconds (None waits, 0 tries): the message was not sent,
-        and nobody will receive it. `ShutDown` when every reading end is closed, `PeerDied` when that happened
-        in the middle of this message. `TooLarge`: over the limit. SIGPIPE is not raised.
-        """
-        data: Any = message if self._encode is None else self._encode(message)
-        if data.__class__ is bytes:
-            size = len(data)
-            if size <= _SMALL and size <= self._limit:
-                with self._lock:
-                    if self._current is None and self._fd >= 0 and not self._counts:
-                        frame = size.to_bytes(4, "little") + data
-                        try:
-                            if self._write_now(self._fd, (frame,), self._counts):
-                                if self._counts == [size + 4]:  # always so in a pipe
-                                    self._counts.clear()
-                                    return
-                                self._current = Sending([memoryview(frame)], size + 4)
-                                self._settle()
-                        except BrokenPipeError as error:
-                            raise self._nobody() from error
-                        if self._current is not None:
-                            sending = self._current
-                        else:
-                            sending = Sending([memoryview(frame)], size + 4)
-                    else:
-                        sending = self._framed_parts([flat(data)], None)
-                self._transmit(sending, timeout, self._give_up)
-                return
+        def send(self, message: T, timeout: float | None = None) -> None:
+            """See the native class: it does what is short, and the rest by `_send`."""
+
+    def _send(self, data: Any, timeout: float | None) -> None:
+        """What `send` does when it is not short, with what the type has made of the message."""
         self._transmit(self._framed_parts(self._parts(data), timeout), timeout, self._give_up)
+
+    def _hand_out(self) -> None:
+        # Only a pipe takes a small message whole or not at all.
+        if self._framed and self._piped and self._current is None and self._fd >= 0:
+            if self._own >= 0:
+                self._arm(self._own, 1, self._limit)
+            else:
+                self._arm(self._fd, descriptors.way_of(self._write_now), self._limit)
+
+    def _take_back(self) -> None:
+        self._arm(-1, 0, 0)
+
+    def _speed_up(self) -> None:
+        """Opens the same pipe once more, for this process alone and so with O_NONBLOCK.
+
+        Then write(2) is enough. Called by the native class once it has sent many messages; without /proc, or
+        the permission, all stays as it is.
+        """
+        with self._lock, contextlib.suppress(OSError):
+            if self._fd >= 0 and self._own < 0:
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+                self._own = os.open(f"/proc/self/fd/{self._fd}", flags)
+                if self._current is None:
+                    self._hand_out()
+
+    def _after_fork(self) -> None:
+        self._take_back()
+        super()._after_fork()
+        self._hand_out()
 
     def _cancellable(self, message: Any) -> Sending:
         """A message as it is sent where that may end half way at any time."""
@@ -451,6 +471,10 @@ class PipeWriter(_PipePart, ByteWriter, Generic[T]):
                         self._push(self._current)
                 except OSError:  # nobody reads
                     pass
+            self._take_back()
+            own, self._own = self._own, -1
+            if own >= 0:
+                os.close(own)
         super().close()
 
     def _parts(self, data: Any) -> list[memoryview]:

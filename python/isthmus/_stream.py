@@ -66,7 +66,9 @@ class End:
             with self._lock:
                 self._private = False
                 os.set_blocking(self._fd, True)
+                self._take_back()
                 self._read_now, self._write_now = descriptors.calls_for(self._fd, careful=True)
+                self._hand_out()
         return self._fd
 
     @property
@@ -95,11 +97,18 @@ class End:
         Copies that other processes have stay open, and the other side hears of the end when the last is gone.
         """
         with self._lock:
+            self._take_back()
             fd, self._fd = self._fd, -1
             if fd >= 0:
                 if "isthmus.aio._ready" in sys.modules:  # then tasks may wait for it
                     sys.modules["isthmus.aio._ready"].forget(fd)
                 os.close(fd)
+
+    def _hand_out(self) -> None:
+        """Lets the native core work with the descriptor until `_take_back`. The lock is held."""
+
+    def _take_back(self) -> None:
+        """Has the descriptor alone again. The lock is held."""
 
     def _open_fd(self) -> int:
         if self._fd < 0:

@@ -151,6 +151,7 @@ class ByteWriter(End):
             with self._lock:
                 self._settle()
                 give_up(sending, error)
+                self._hand_out()
             raise
 
     def _full_text(self, sending: Sending) -> str:
@@ -160,15 +161,19 @@ class ByteWriter(End):
         """Writes as much as there is room for; True when `sending` is through."""
         with self._lock:
             self._check()
-            self._settle()
-            while sending.sent < sending.total:
-                current = self._current or sending
-                self._current = current
-                if not self._push(current):
-                    if current is sending and sending.sent == 0 and not sending.owed:
-                        self._current = None  # not begun: others may come first
-                    return False
-            return True
+            self._take_back()
+            try:
+                self._settle()
+                while sending.sent < sending.total:
+                    current = self._current or sending
+                    self._current = current
+                    if not self._push(current):
+                        if current is sending and sending.sent == 0 and not sending.owed:
+                            self._current = None  # not begun: others may come first
+                        return False
+                return True
+            finally:
+                self._hand_out()
 
     def _push(self, current: Sending) -> bool:
         """Writes of `current`, which is `_current`; False when it would block."""

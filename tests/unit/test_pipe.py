@@ -64,7 +64,9 @@ def way(request: pytest.FixtureRequest) -> Callable[[isthmus.Pipe[Any]], None]:
             if request.param == "nonblocking":
                 os.set_blocking(end._fd, False)
             calls = descriptors.calls_for(end._fd, careful=request.param == "careful")
+            end._take_back()
             end._read_now, end._write_now = calls
+            end._hand_out()
 
     return change
 

@@ -166,7 +166,8 @@ def test_a_function_that_raises_is_the_cause() -> None:
 def test_a_program_that_is_killed() -> None:
     running = pipeline("sleep 600", "cat")
     os.kill(running.progress()[0].pid or 0, signal.SIGKILL)
-    with pytest.raises(isthmus.StageFailed, match=r"stage 1 of 2, 'sleep 600', was killed by SIGKILL") as caught:
+    text = "stage 1 of 2, 'sleep 600', was killed by SIGKILL"
+    with pytest.raises(isthmus.StageFailed, match=text) as caught:
         running.read(PATIENCE)
     assert caught.value.exit_code == -9
 

@@ -7,6 +7,7 @@ mod batch;
 mod driver;
 mod errors;
 mod fast;
+mod frames;
 mod hold;
 mod lease;
 mod letters;
@@ -33,6 +34,8 @@ mod waits;
 mod _core {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use crate::frames::{PyFrameReceiver, PyFrameSender};
     #[pymodule_export]
     use crate::hold::PyView;
     #[pymodule_export]

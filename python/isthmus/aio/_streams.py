@@ -169,6 +169,7 @@ class Writes(Side):
             with end._lock:
                 end._settle()
                 give_up(sending, error)
+                end._hand_out()
             raise
 
 

@@ -42,7 +42,9 @@ class PipeReader(Reads, Generic[T]):
         """The next message; errors as those of `isthmus.PipeReader.recv`."""
         if self._end.type is None:
             raise Unsupported("bytes go through this pipe: take read(), or make it with a type")
-        return cast("T", (await self._until(self._end._message, timeout))[0])
+        await self._turn()
+        found: Any = self._end._next(False) or await self._until(self._end._message, timeout)
+        return cast("T", found[0])
 
     async def __aiter__(self) -> AsyncIterator[T]:
         """Every message to the end; without a type every line."""
