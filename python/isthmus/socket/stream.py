@@ -366,15 +366,21 @@ class Stream(BytesReceiver, Sender, Generic[T]):
         """
         return _files.recv_file(self, file, count, timeout)
 
-    def makefile(self, mode: str = "rb", *, timeout: float | None = None) -> Any:
-        """The stream as a buffered file, "rb" or "wb"; framing="raw" only. Closing it closes no stream."""
+    def makefile(self, mode: str = "rb", *, buffering: int = -1, timeout: float | None = None) -> Any:
+        """The stream as a file, "rb" or "wb" (`buffering=0`: unbuffered); framing="raw" only.
+
+        Closing the file leaves the stream open.
+        """
         self._only("raw", "makefile")
         if mode not in {"rb", "wb"}:
             raise ValueError(f'mode={mode!r} is "rb" or "wb"')
         import io
 
         raw = StreamFile(self, mode, timeout)
-        return io.BufferedReader(raw) if mode == "rb" else io.BufferedWriter(raw)
+        if buffering == 0:
+            return raw
+        size = io.DEFAULT_BUFFER_SIZE if buffering < 0 else buffering
+        return io.BufferedReader(raw, size) if mode == "rb" else io.BufferedWriter(raw, size)
 
     # ---- ends
 
