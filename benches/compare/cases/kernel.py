@@ -96,8 +96,8 @@ def pipe_large(choice: Choice) -> Case:
         [Stream(peer, message_of(size)) for peer in (OUR_PIPE, BARE_PIPE, standard.PIPE, PLAIN_CONNECTION)],
         [Target("isthmus", "mp-pipe-plain", at_least=1), Target("isthmus", "mp-pipe", at_least=1)],
         "Messages of 1 MiB, bytes to bytes, with 1 MiB of pipe: `Pipe(capacity=1 << 20)`. "
-        "multiprocessing.Pipe as it comes and, beside it, with its pipe made as large by hand. posix_ipc has no messages of this "
-        "size.",
+        "multiprocessing.Pipe as it comes and, beside it, with its pipe made as large by hand. posix_ipc has "
+        "no messages of this size.",
         "Two copies, into the kernel and out of it, which the two cores share in turns. The bytes are the "
         "same again and again, so they are in the cache.",
         size=size,

@@ -84,8 +84,8 @@ def handing_over(key: str, title: str, peers: tuple[Peer, ...], pause: float, me
 
 
 CONDITION = (
-    "There and back by two conditions: a flag is raised under the lock and `notify` called; the other process, "
-    "in `wait` until it sees the flag, lowers it and does the same. The control hands over by two bare "
+    "There and back by two conditions: a flag is raised under the lock and `notify` called; the other "
+    "process, in `wait` until it sees the flag, lowers it and does the same. The control hands over by two bare "
     "futexes in C."
 )
 BARRIER = (

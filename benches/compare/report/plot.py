@@ -18,6 +18,12 @@ PANELS = (
     ("stream-6m", "6 MiB stream, GB/s"),
     ("mutex", "lock, uncontended, ns (less is better)"),
     ("mutex-contended", "lock, two contending, M/s"),
+    ("aio", "64 B round trip between event loops, µs (less is better)"),
+    ("locks", "taken and given back, uncontended, ns (less is better)"),
+    ("pipe-small", "64 B stream through a pipe, million a second"),
+    ("mq", "kernel queue, in and out, ns (less is better)"),
+    ("socket-unix", "64 B round trip, Unix socket, µs (less is better)"),
+    ("socket-stream-unix", "64 B stream, Unix socket, million a second"),
 )
 FLAT_PANELS = (("attached", "put and get, ns, by processes attached"), ("depth", "put and get, ns, by depth"))
 
