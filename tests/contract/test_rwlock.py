@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -43,6 +44,11 @@ class Sides:
             held.release()
         else:
             self._form.do(held.release)
+
+    def use(self, side: str) -> bool:
+        taken = self.take(side)
+        self.give(side)
+        return bool(taken)
 
 
 @pytest.fixture
@@ -120,12 +126,7 @@ def test_waiting_takes_as_long_as_was_said(sides: Sides, side: str) -> None:
 def test_a_writer_is_followed_by_all_who_wait(lock: Any, sides: Sides) -> None:
     holder = Holder(sides, "write")
 
-    def use(side: str) -> bool:
-        taken = sides.take(side)
-        sides.give(side)
-        return bool(taken)
-
-    waiting = [begin(lambda side=side: use(side)) for side in ("read", "write", "read", "write", "read")]
+    waiting = [begin(partial(sides.use, side)) for side in ("read", "write", "read", "write", "read")]
     time.sleep(0.03)
     assert not any(each.done() for each in waiting)
     holder.let_go()
@@ -223,7 +224,7 @@ def test_read_shares_of_the_killed_come_back(pair: Pair) -> None:
         peer.expect("held")
     assert sorted(lock.readers()) == sorted(peer.pid for peer in peers)
     sides = Sides(form, lock)
-    waiting = begin(lambda: (sides.take("write"), sides.give("write"))[0])
+    waiting = begin(partial(sides.use, "write"))
     peers[0].kill()
     time.sleep(0.15)
     assert not waiting.done(), "one of them lives"
@@ -240,7 +241,7 @@ def test_a_writer_that_is_killed_leaves_the_lock_poisoned(pair: Pair) -> None:
     peer = spawn(HOLDER, "write")
     peer.expect("held")
     assert lock.writer() == peer.pid
-    waiting = [begin(lambda side=side: sides.take(side)) for side in ("read", "write")]
+    waiting = [begin(partial(sides.take, side)) for side in ("read", "write")]
     peer.kill()
     for each in waiting:
         error = each.exception(PATIENCE)
@@ -248,16 +249,15 @@ def test_a_writer_that_is_killed_leaves_the_lock_poisoned(pair: Pair) -> None:
         assert (error.pid, "table" in error.what) == (peer.pid, True)
     with pytest.raises(isthmus.OwnerDied):
         sides.take("read", 0)
-    found: list[int] = []
-    with pytest.raises(KeyError), lock.recover() as death:
-        raise KeyError(found.append(death.pid))
-    assert found == [peer.pid]
+    with pytest.raises(KeyError) as failure, lock.recover() as death:
+        raise KeyError(death.pid)
+    assert failure.value.args == (peer.pid,)
     with pytest.raises(isthmus.OwnerDied):
         sides.take("write", 0)
-    waiter = begin(lambda: (wait_until(lambda: _reads(sides), "the repair"), sides.give("read")))
+    waiter = begin(lambda: wait_until(lambda: _reads(sides), "the repair"))
     with lock.recover() as death:
         assert death is not None
-    waiter.result(PATIENCE)
+    assert waiter.result(PATIENCE) is True
     assert sides.take("write", 5) is True
     sides.give("write")
     lock.close()
@@ -265,6 +265,6 @@ def test_a_writer_that_is_killed_leaves_the_lock_poisoned(pair: Pair) -> None:
 
 def _reads(sides: Sides) -> bool:
     try:
-        return bool(sides.take("read", 1))
+        return sides.use("read")
     except isthmus.OwnerDied:
         return False
