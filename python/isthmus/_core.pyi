@@ -15,6 +15,8 @@ __all__ = [
     "ASK",
     "LAST",
     "Bell",
+    "FrameReceiver",
+    "FrameSender",
     "Lease",
     "Mapping",
     "Mutex",
