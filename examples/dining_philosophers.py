@@ -2,7 +2,8 @@
 
 With `LockSet` all processes take their locks in one order, whatever the order they name them in, so nobody
 waits in a circle. With `--deadlock` each takes the left fork, waits until all have one, and wants the right
-one: they sit there for ever, and `isthmus doctor` in another terminal says who waits for whom. Ctrl+C ends them.
+one: they sit there for ever, and `isthmus doctor` in another terminal says who waits for whom. Ctrl+C ends
+them.
 
     python examples/dining_philosophers.py
     python examples/dining_philosophers.py --deadlock

@@ -263,7 +263,9 @@ impl PyMutex {
     /// Whether this thread or a task holds it.
     #[pyo3(signature = (context = None))]
     fn _is_mine(&self, py: Python<'_>, context: Option<u32>) -> PyResult<bool> {
-        Ok(self.handle.mutex().owner() == self.me(py, context)?)
+        // First: it says so where the handle is closed and has no memory.
+        let me = self.me(py, context)?;
+        Ok(self.handle.mutex().owner() == me)
     }
 
     /// Gives it back as often as it was taken; how often that was beside the first time.
