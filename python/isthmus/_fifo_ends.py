@@ -57,6 +57,8 @@ T = TypeVar("T")
 
 MAGIC = b"\xf1\x1f"
 WHOLE, PART, GIVEN_UP = 0, 1, 2
+_PLAIN = MAGIC + bytes([WHOLE, 0])
+"""How a message in one packet begins."""
 SHORT, LONG = 8, 32
 """Bytes of the two headers."""
 _PARTIAL = 64
@@ -104,8 +106,10 @@ class FifoReader(ByteReader, Generic[T]):
         self._raw: list[bytes] = []
         self._partial: dict[bytes, _Partial] = {}
         self._abandoned = 0
-        # Looks before it reads: without a writer a read says "end", also before the first writer came.
-        self._read_now = descriptors.calls_for(fd, careful=True)[0]
+        # Looks before it reads where it is no writer itself: without one a read says "end", also before the
+        # first came.
+        self._stays = not ends_with_writers
+        self._read_now = descriptors.calls_for(fd, careful=ends_with_writers)[0]
         if self._framed:
             try:
                 with contextlib.suppress(NoSpaceError):
@@ -129,7 +133,7 @@ class FifoReader(ByteReader, Generic[T]):
         """
         if not self._framed:
             raise Unsupported("bytes go through this FIFO: take read(), or open it with a type")
-        return cast("T", self._decoded(self._wait_for(self._message, timeout)))
+        return cast("T", self._decoded(self._wait_for(self._message, timeout, eager=self._stays)))
 
     def _decoded(self, data: bytes) -> Any:
         if self._codec is None:
@@ -199,6 +203,9 @@ class FifoReader(ByteReader, Generic[T]):
         """Puts whole messages of what was read into the inbox; again after Ctrl+C, which changes nothing."""
         found: list[tuple[bool, bytes]] = []
         for data in self._raw:
+            if data[:4] == _PLAIN and len(data) == SHORT + int.from_bytes(data[4:8], "little"):
+                found.append((True, data[SHORT:]))  # what most reads bring
+                continue
             for good, packet in _packets(data):
                 if not good:
                     found.append((False, packet))
@@ -331,6 +338,8 @@ class FifoWriter(ByteWriter, Generic[T]):
         reads the FIFO, `PeerDied` when that happened in the middle; a patient writer waits for the next
         reader instead, who gets it whole. Several processes and threads may send at once.
         """
+        if message.__class__ is bytes and self._codec is None and self._send_now(cast("bytes", message)):
+            return
         steps = self._steps(message)
         try:
             deadline: float | None = -1.0  # not known yet: mostly there is nothing to wait for
@@ -348,6 +357,24 @@ class FifoWriter(ByteWriter, Generic[T]):
             with contextlib.suppress(StopIteration):
                 steps.throw(error)
             raise
+
+    def _send_now(self, message: bytes) -> bool:
+        """The usual case, without what `_steps` takes for the others: a small message that finds room."""
+        size = len(message)
+        if not self._framed or size > PIPE_BUF - SHORT or size > self._limit:
+            return False
+        with self._lock:
+            if self._fd < 0 or self._given_up or self._counts:
+                return False
+            try:
+                if not self._write_now(
+                    self._fd, (_PLAIN + size.to_bytes(4, "little") + message,), self._counts
+                ):
+                    return False
+            except BrokenPipeError:
+                return False  # comes again there, and is dealt with
+            self._counts.clear()
+        return True
 
     def _parts(self, message: Any) -> tuple[list[memoryview], int]:
         if not self._framed:
