@@ -17,6 +17,8 @@ import isthmus
 from cancelling import At, When, World, world
 from forms import LOOPS
 from isthmus import aio
+from isthmus._errors import WouldBlock
+from isthmus.aio import _driver
 from queues import KIB, drain, fill, idle, queue_of_bytes
 
 Outcome = tuple[bool, Any]
@@ -392,6 +394,45 @@ def test_a_cancelled_task_holds_no_mutex(kind: str, spins: bool, how: str) -> No
         mutex.close()
 
     counted(kind, spins, one)
+
+
+@every
+def test_one_who_is_to_be_next_is_woken_behind_others(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody but the claimant may take what is free, and others of its loop wait before it."""
+    monkeypatch.setattr(_driver, "_PATIENCE", -1.0)
+    refusals = 0
+
+    class Fickle(isthmus.Mutex):
+        def _acquire_as(self, context: int, waited: bool, timeout: Any) -> bool:
+            nonlocal refusals
+            if refusals and waited:
+                refusals -= 1
+                refused = WouldBlock("another was faster")
+                refused.on = 0
+                raise refused
+            return super()._acquire_as(context, waited, timeout)
+
+    mutex = Fickle()
+    lock = aio.Mutex(mutex)
+
+    async def work() -> None:
+        async with lock:
+            await asyncio.sleep(0)
+
+    with world(kind, spins=True) as made:
+        mutex.acquire()
+        spinner = made.start(0, work())
+        others = [made.start(0, work()), made.start(1, work())]
+        made.no_spin()
+        made.turn(1)
+        refusals = 1
+        mutex.release()
+        made.settle()
+        assert refusals == 0
+        for task in (spinner, *others):
+            assert task.done(), "a wake-up was lost"
+        assert not mutex.locked()
+    mutex.close()
 
 
 @every

@@ -59,25 +59,29 @@ def checkpoint() -> Generator[None, None, None]:
 class Waiter:
     """A task that waits, and whether it was woken in its group's name."""
 
-    __slots__ = ("future", "group", "rung", "wait")
+    __slots__ = ("claimed", "future", "group", "rung", "wait")
 
     def __init__(self, wait: _core.Wait) -> None:
         self.wait = wait
         self.future: asyncio.Future[bool] | None = None
         self.group: _Group | None = None
         self.rung = False
+        # It is to be next, before those who came earlier.
+        self.claimed = False
 
 
 class _Group:
     """Those who wait at one point of one object for the same."""
 
-    __slots__ = ("armed", "busy", "key", "rope", "token", "waiters")
+    __slots__ = ("armed", "busy", "claimants", "key", "rope", "token", "waiters")
 
     def __init__(self, rope: "_Rope", token: int, key: int) -> None:
         self.rope = rope
         self.token = token
         self.key = key
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        # Those of them who may go on where the first may not.
+        self.claimants: set[Waiter] = set()
         self.armed = False
         # One that was woken has not tried again yet.
         self.busy = False
@@ -90,9 +94,13 @@ class _Group:
                 self.armed = True
                 # SYNC(wait): armed, then looked at again.
                 if not first.wait.arm(self.rope.bell):
-                    return
+                    claimant = next((each for each in self.claimants if each.wait.ready()), None)
+                    if claimant is None:
+                        return
+                    first = claimant
             ready = False
             del self.waiters[first]
+            self.claimants.discard(first)
             self._wake(first)
             if not self.waiters and not self.busy:
                 self.rope.drop(self, first.wait)
@@ -114,6 +122,7 @@ class _Group:
 
     def leave(self, waiter: Waiter) -> None:
         """One that was not woken goes away."""
+        self.claimants.discard(waiter)
         if self.waiters.pop(waiter, waiter) is None and not self.waiters and not self.busy:
             self.rope.drop(self, waiter.wait)
             # The bell may have rung for it, unheard so far.
@@ -260,11 +269,13 @@ class Driver:
         group.waiters[waiter] = None
         if again:
             group.waiters.move_to_end(waiter, last=False)
+        if waiter.claimed:
+            group.claimants.add(waiter)
         wait.count(True)
         timer = None if deadline is None else loop.call_at(deadline, _time_is_up, future)
         try:
             self._watch(loop, wait.slice)
-            if again or len(group.waiters) == 1:
+            if again or waiter.claimed or len(group.waiters) == 1:
                 group.advance()
             return await future
         finally:
@@ -418,7 +429,7 @@ async def settle(
             driver.moved(waiter, make(on))
             if not claimed and loop.time() - since > _PATIENCE:
                 # Others were faster again and again: they are not from now on.
-                claimed = True
+                claimed = waiter.claimed = True
                 waiter.wait.claim()
     finally:
         driver.done(waiter)
