@@ -85,8 +85,8 @@ def handing_over(key: str, title: str, peers: tuple[Peer, ...], pause: float, me
 
 CONDITION = (
     "There and back by two conditions: a flag is raised under the lock and `notify` called; the other "
-    "process, in `wait` until it sees the flag, lowers it and does the same. The control hands over by two bare "
-    "futexes in C."
+    "process, in `wait` until it sees the flag, lowers it and does the same. The control hands over by two "
+    "bare futexes in C."
 )
 BARRIER = (
     "Two meetings at two barriers of two parties each, so that each process has waited for the other once, "

@@ -35,8 +35,8 @@ def stream(key: str, tcp: bool) -> Case:
         [LinkStream(peer, MESSAGE) for peer in peers(tcp=tcp).values()],
         [Target("isthmus-kept", "mp-connection", at_least=2)],
         "Messages of 64 B in one direction, one call a message on each side. With `flush=False` small "
-        "messages wait for each other, up to 64 KiB; the burst ends with `flush()`. Without it each is a system call "
-        "of its own on the sending side.",
+        "messages wait for each other, up to 64 KiB; the burst ends with `flush()`. Without it each is a "
+        "system call of its own on the sending side.",
         "Whoever waits for an answer has to flush, and then it is a round trip. pyzmq puts messages together "
         "in a thread of its own.",
         subject="isthmus-kept",

@@ -70,7 +70,8 @@ class Counted(Contender):
         self.channels: list[Channel] = []
 
     def absent(self) -> str | None:
-        return self.of.absent()
+        why: str | None = self.of.absent()
+        return why
 
     @abstractmethod
     def assemble(self, setting: Setting) -> None:

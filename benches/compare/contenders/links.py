@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benches.compare.parties import LoopParty, Party
-from benches.compare.peers.base import Place
+from benches.compare.peers.base import Library, Place
 from benches.compare.peers.links import Link, LinkPeer
 
 from .base import SHORTEST_WAIT, Counted, Sample, Setting
@@ -20,9 +20,10 @@ class Linked(Counted):
     link: Link | None = None
 
     def absent(self) -> str | None:
-        if self.of.loop == "uvloop":
-            return self.of.absent() or LinkPeer("", "", Link, module="uvloop").absent()
-        return self.of.absent()
+        why = super().absent()
+        if why is None and self.of.loop == "uvloop":
+            return Library("uvloop", "uvloop", module="uvloop").absent()
+        return why
 
     def party(self, answers: bool) -> Any:
         assert self.link is not None

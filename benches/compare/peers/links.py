@@ -47,13 +47,13 @@ class LinkPeer(Library):
     loop: str | None = field(default=None, kw_only=True)
 
 
-def persist(attempt: Callable[[], T], *errors: type[BaseException]) -> T:
+def persist(attempt: Callable[[], T]) -> T:
     """Tries until the other side listens."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
             return attempt()
-        except (FileNotFoundError, ConnectionRefusedError, *errors):
+        except (FileNotFoundError, ConnectionRefusedError):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.005)

@@ -123,7 +123,7 @@ class StreamsLink(Addressed):
             await writer.drain()
 
         async def finish() -> None:  # what is left in the transport goes only while the loop runs
-            while writer.transport.get_write_buffer_size():
+            while writer.transport.get_write_buffer_size():  # noqa: ASYNC110  it has no event for this
                 await asyncio.sleep(0)
 
         recv = functools.partial(reader.readexactly, size)
