@@ -118,6 +118,18 @@ def test_large_and_small_messages_with_a_timeout_on_both_sides(connected: Connec
     sender.join()
 
 
+def test_large_and_small_messages_waited_for_in_every_way(connected: Connected) -> None:
+    one, other = connected(type=bytes)
+    messages = [
+        bytes([number % 251]) * (number * 7919 % 300 if number % 5 else 100_000) for number in range(300)
+    ]
+    sender = threading.Thread(target=one.send_many, args=(messages,))
+    sender.start()
+    for number, message in enumerate(messages):
+        assert other.recv(None if number % 2 else PATIENCE) == message
+    sender.join()
+
+
 def test_many_small_messages_in_order(connected: Connected) -> None:
     one, other = connected()
     assert one.send_many(range(20_000)) == 20_000
