@@ -84,7 +84,7 @@ class ShutDown(IsthmusError, EOFError, _QueueShutDown):
 
 
 class PeerDied(IsthmusError, ConnectionResetError):
-    """The last process on the other side was killed before it finished; what it had sent was delivered.
+    """The other side was killed, or cut off, before it finished; what it had sent was delivered.
 
     `pid` is its process id (0 when not known any more), `since` the time at which its death was noticed, in
     seconds since the epoch (0.0 when not known).
