@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use isthmus_core::error::{Error, Result};
 use isthmus_core::sys::mq::{Create, Outcome};
-use isthmus_core::wait::Spin;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -38,67 +37,34 @@ fn permissions(mode: i64) -> PyResult<u32> {
     }
 }
 
-/// Waits by `attempt(how_long)` until it is done, which `None` says was not so in time; one that was tried before.
-/// First it tries again for as long as that has paid lately (`budget`, in nanoseconds), then it sleeps.
+/// Waits by `attempt(how_long)` until it is done, which `None` says was not so in time.
+///
+/// It sleeps at once. Trying again for a while first, as waits in shared memory do, was measured: each try is a
+/// system call that takes the queue's lock from the other side, and made round trips seven times as long.
 fn wait<T: Send>(
     py: Python<'_>,
     timeout: Timeout,
-    mut budget: u32,
     closed: impl Fn() -> bool,
     mut attempt: impl FnMut(Option<Duration>) -> Result<Outcome<T>> + Send,
-) -> PyResult<(Option<T>, u32)> {
+) -> PyResult<Option<T>> {
     let deadline = match timeout {
-        Timeout::Try => return Ok((None, budget)),
-        other => other.deadline(),
+        Timeout::Never => None,
+        Timeout::Until(deadline) => Some(deadline),
+        _ => return Ok(None),
     };
-    let start = Instant::now();
-    let mut spins = true;
     loop {
+        let slice = deadline.map_or(SLICE, |end| end.saturating_duration_since(Instant::now()).min(SLICE));
+        match py.detach(|| attempt(Some(slice))) {
+            Ok(Outcome::Done(value)) => return Ok(Some(value)),
+            Ok(Outcome::TimedOut | Outcome::Interrupted) => {}
+            Err(error) => return Err(convert(py, error)),
+        }
         py.check_signals()?;
         if closed() {
             return Err(convert(py, Error::Closed));
         }
-        let now = Instant::now();
-        let slice = deadline.map_or(SLICE, |end| end.saturating_duration_since(now).min(SLICE));
-        let outcome = py.detach(|| {
-            if std::mem::take(&mut spins)
-                && let Some(outcome) = spin(budget, deadline, &mut attempt)
-            {
-                return outcome;
-            }
-            attempt(Some(slice))
-        });
-        match outcome {
-            Ok(Outcome::Done(value)) => {
-                let spin = Spin::with_budget(budget);
-                spin.learn(start.elapsed());
-                budget = spin.learned();
-                return Ok((Some(value), budget));
-            }
-            Ok(Outcome::TimedOut) if deadline.is_some_and(|end| Instant::now() >= end) => {
-                py.check_signals()?;
-                return Ok((None, budget));
-            }
-            Ok(Outcome::TimedOut | Outcome::Interrupted) => {}
-            Err(error) => return Err(convert(py, error)),
+        if deadline.is_some_and(|end| Instant::now() >= end) {
+            return Ok(None);
         }
     }
-}
-
-/// Tries without sleeping; `None` where that was in vain.
-fn spin<T>(
-    budget: u32,
-    deadline: Option<Instant>,
-    attempt: &mut impl FnMut(Option<Duration>) -> Result<Outcome<T>>,
-) -> Option<Result<Outcome<T>>> {
-    let attempt = std::cell::RefCell::new(attempt);
-    let ended = std::cell::Cell::new(None);
-    Spin::with_budget(budget).until(deadline, || match (attempt.borrow_mut())(None) {
-        Ok(Outcome::TimedOut) => false,
-        other => {
-            ended.set(Some(other));
-            true
-        }
-    });
-    ended.take()
 }

@@ -1,7 +1,7 @@
 //! The class `isthmus._core.PosixQueue`: a queue of the kernel under the interface of `Queue`.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,8 +43,8 @@ pub(crate) struct PyPosixQueue {
     pub(super) keeps: AtomicBool,
     pub(super) put: AtomicU64,
     pub(super) got: AtomicU64,
-    /// How long waiting without sleep has paid lately, in nanoseconds: for messages, and for room.
-    pub(super) budgets: [AtomicU32; 2],
+    /// The last call slept, for a message or for room: so will the next one, which need not try first.
+    pub(super) sleeps: [AtomicBool; 2],
     pub(super) notice: Mutex<Option<super::notice::Ticket>>,
     sample: Mutex<(Instant, u64, u64)>,
 }
@@ -203,7 +203,7 @@ impl PyPosixQueue {
             keeps: AtomicBool::new(false),
             put: AtomicU64::new(0),
             got: AtomicU64::new(0),
-            budgets: [AtomicU32::new(u32::MAX), AtomicU32::new(u32::MAX)],
+            sleeps: [AtomicBool::new(false), AtomicBool::new(false)],
             notice: Mutex::new(None),
             sample: Mutex::new((Instant::now(), 0, 0)),
         })

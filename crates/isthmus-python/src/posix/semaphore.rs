@@ -1,11 +1,11 @@
 //! The class `isthmus._core.NamedSemaphore`: the C library's semaphores with a name.
 
+use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicPtr, AtomicU32};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use isthmus_core::error::Error;
-use isthmus_core::sys::mq::{Outcome, name};
+use isthmus_core::sys::mq::name;
 use isthmus_core::sys::semaphore::{self, NAME_MAX, Semaphore, VALUE_MAX};
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
@@ -21,7 +21,6 @@ pub(crate) struct PyNamedSemaphore {
     semaphore: AtomicPtr<Semaphore>,
     owner: Mutex<Option<Arc<Semaphore>>>,
     name: String,
-    budget: AtomicU32,
 }
 
 impl PyNamedSemaphore {
@@ -54,14 +53,8 @@ impl PyNamedSemaphore {
     #[cold]
     fn wait(&self, py: Python<'_>, timeout: Timeout) -> PyResult<bool> {
         let semaphore = self.shared(py)?;
-        let attempt = |limit| match limit {
-            None if semaphore.try_acquire() => Ok(Outcome::Done(())),
-            None => Ok(Outcome::TimedOut),
-            Some(limit) => semaphore.acquire(limit),
-        };
-        let (taken, learned) = wait(py, timeout, self.budget.load(Relaxed), || self.is_closed(), attempt)?;
-        self.budget.store(learned, Relaxed);
-        Ok(taken.is_some())
+        let attempt = |limit: Option<std::time::Duration>| semaphore.acquire(limit.unwrap_or_default());
+        Ok(wait(py, timeout, || self.is_closed(), attempt)?.is_some())
     }
 
     fn give(&self, py: Python<'_>) -> PyResult<()> {
@@ -94,7 +87,6 @@ impl PyNamedSemaphore {
             semaphore: AtomicPtr::new(Arc::as_ptr(&semaphore).cast_mut()),
             owner: Mutex::new(Some(semaphore)),
             name: c_name.to_string_lossy().into_owned(),
-            budget: AtomicU32::new(u32::MAX),
         })
     }
 

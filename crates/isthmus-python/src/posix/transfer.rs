@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use isthmus_core::error::Result;
 use isthmus_core::sys::mq::{self, Outcome, Received};
@@ -21,7 +21,10 @@ const SMALL: usize = 8192;
 /// Messages from this size on are copied by the kernel without the GIL.
 const DETACH_FROM: usize = 256 << 10;
 
-/// Which way the budget of waiting without sleep counts.
+/// A call that took longer has slept, and the next one is likely to sleep too: it does not try before.
+const SLEPT: Duration = Duration::from_micros(6);
+
+/// Which way a message goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Receive = 0,
@@ -40,7 +43,7 @@ fn gather<'a>(parts: &'a Parts<'_>, buffer: &'a mut Vec<u8>) -> &'a [u8] {
 }
 
 impl PyPosixQueue {
-    /// One system call: tries with the GIL where that is short, then waits without.
+    /// One system call: a try with the GIL, where that is short and lately was not in vain; else a sleep without.
     #[inline]
     fn transfer<T: Send>(
         &self,
@@ -51,39 +54,51 @@ impl PyPosixQueue {
         mut call: impl FnMut(i32, Option<Duration>) -> Result<Outcome<T>> + Send,
     ) -> PyResult<Option<T>> {
         let fd = self.open_fd(py)?;
-        if !large {
+        if !large && !self.sleeps[way as usize].load(Ordering::Relaxed) {
             match call(fd, None) {
                 Ok(Outcome::Done(value)) => return Ok(Some(value)),
                 Ok(_) => {}
                 Err(error) => return Err(self.error(py, error, way == Way::Send)),
             }
         }
-        self.wait_on(py, way, large, timeout()?, call)
+        self.wait_on(py, way, timeout()?, call)
     }
 
-    #[cold]
     fn wait_on<T: Send>(
         &self,
         py: Python<'_>,
         way: Way,
-        large: bool,
         timeout: Timeout,
         mut call: impl FnMut(i32, Option<Duration>) -> Result<Outcome<T>> + Send,
     ) -> PyResult<Option<T>> {
         let queue = self.queue(py)?;
         let fd = queue.raw();
-        if large {
-            match py.detach(|| call(fd, None)) {
-                Ok(Outcome::Done(value)) => return Ok(Some(value)),
-                Ok(_) => {}
-                Err(error) => return Err(self.error(py, error, way == Way::Send)),
+        let mut fault = None;
+        // What fails is a fault of the descriptor, which this handle puts into words.
+        let mut attempt = |limit| match call(fd, limit) {
+            Err(error) => {
+                fault = Some(error);
+                Ok(Outcome::Done(None))
             }
+            Ok(Outcome::Done(value)) => Ok(Outcome::Done(Some(value))),
+            Ok(Outcome::TimedOut) => Ok(Outcome::TimedOut),
+            Ok(Outcome::Interrupted) => Ok(Outcome::Interrupted),
+        };
+        let done = if matches!(timeout, Timeout::Never | Timeout::Until(_)) {
+            let start = Instant::now();
+            let done = wait(py, timeout, || self.is_closed(), &mut attempt)?;
+            self.sleeps[way as usize].store(start.elapsed() > SLEPT, Ordering::Relaxed);
+            done
+        } else {
+            match py.detach(|| attempt(None)) {
+                Ok(Outcome::Done(value)) => Some(value),
+                _ => None,
+            }
+        };
+        if let Some(error) = fault {
+            return Err(self.error(py, error, way == Way::Send));
         }
-        let budget = &self.budgets[way as usize];
-        let (done, learned) =
-            wait(py, timeout, budget.load(Ordering::Relaxed), || self.is_closed(), |limit| call(fd, limit))?;
-        budget.store(learned, Ordering::Relaxed);
-        Ok(done)
+        Ok(done.flatten())
     }
 
     // ---------------------------------------------------------------- sending
