@@ -136,7 +136,7 @@ def in_order(lock: Any, again: Callable[[], Any], cells: memoryview) -> None:
                 cells[1] = cells[0]
 
 
-@pytest.mark.parametrize("kind", ["RLock", "Condition"])
+@pytest.mark.parametrize("kind", ["RLock", "Condition", "RWLock"])
 def test_whoever_comes_after_a_killed_owner_is_told(crowd: Any, kind: str) -> None:
     lock: Any = getattr(isthmus, kind)("ledger")
     held = lock.write if kind == "RWLock" else lock
@@ -151,7 +151,7 @@ def test_whoever_comes_after_a_killed_owner_is_told(crowd: Any, kind: str) -> No
                     assert cells[0] == cells[1]
 
         many = crowd(turn)
-        many.bombard(60)
+        many.bombard(40)
         many.end()
         in_order(held, again, cells)
         in_order(held, again, cells)
@@ -187,7 +187,7 @@ def test_a_killed_arrival_breaks_the_barrier_for_the_others_at_once(crowd: Any) 
                 barrier.reset()
 
     many = crowd(turn, 3)
-    many.bombard(60)
+    many.bombard(40)
     many.end()
     assert barrier.parties == 3
 
