@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import mmap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from .base import Channel, LockPeer, Opened, Peer, Place, Receiver, Sender
@@ -80,10 +81,16 @@ def prepare_fastipc(place: Place) -> Opened:
     return lambda: calls(importlib.import_module("fastipc").NamedMutex(place.name))
 
 
+def remove_fastipc(place: Place) -> None:
+    for left in Path("/dev/shm").glob(f"*fastipc*{place.name}*"):  # noqa: S108  where it keeps them
+        left.unlink(missing_ok=True)
+
+
 FASTIPC = LockPeer(
     "fastipc",
     "fastipc.NamedMutex",
     prepare_fastipc,
+    clean=remove_fastipc,
     module="fastipc",
     distribution="fastipc",
     note="futex; a killed holder keeps it until `force_release`",
