@@ -82,7 +82,7 @@ def prepare_fastipc(place: Place) -> Opened:
 
 
 def remove_fastipc(place: Place) -> None:
-    for left in Path("/dev/shm").glob(f"*fastipc*{place.name}*"):  # noqa: S108  where it keeps them
+    for left in Path("/dev/shm").glob(f"*fastipc*{place.name}*"):
         left.unlink(missing_ok=True)
 
 
