@@ -113,7 +113,9 @@ class Condition:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.lock.__exit__(kind, error, traceback)
+        # `wait` that raised `OwnerDied` has not got the lock back, and that error is the one to see.
+        if error is None or self.lock._is_mine():
+            self.lock.__exit__(kind, error, traceback)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Lets go of the lock, waits to be notified, takes it again; False when `timeout` seconds went by.

@@ -41,7 +41,9 @@ class LockSet:
     def acquire(self, timeout: float | None = None) -> bool:
         """Takes all of them; False, with none held, when `timeout` seconds went by (None waits, 0 tries)."""
         if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout is {timeout}: it takes seconds from 0 (tries) upwards, or None (waits)")
+            raise ValueError(
+                f"timeout is {timeout}: it takes seconds from 0 (tries) upwards, or None (waits)"
+            )
         end = None if timeout is None else time.monotonic() + timeout
         held: list[Any] = []
         try:

@@ -56,7 +56,9 @@ class Condition(Wrapper[SyncCondition]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.lock.release()
+        # `wait` that raised `OwnerDied` has not got the lock back, and that error is the one to see.
+        if error is None or self._sync.lock._is_mine(context()):
+            self.lock.release()
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Lets go of the lock, waits to be notified, takes it again; False when `timeout` seconds went by.
