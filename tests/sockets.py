@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
+import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 import isthmus
-from support import PATIENCE
+from support import PATIENCE, wait_until
 
 _numbers = itertools.count(1)
+
+Connected = Callable[..., tuple["isthmus.Stream[Any]", "isthmus.Stream[Any]"]]
+KINDS = ["unix", "abstract", "tcp", "tcp6", "tls"]
+KEY = b"0123456789abcdef0123456789abcdef"
+MAGIC = b"\x89ISTHMUS"
 
 
 class Certificates(NamedTuple):
@@ -148,3 +154,106 @@ def echo_server(address: str, **options: Any) -> Iterator[Echo]:
             yield server
         finally:
             server.end()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def connected(kind: str, tmp_path: Path, certificates: Certificates) -> Iterator[Connected]:
+    """Makes two ends of a stream of this kind, through a listener."""
+    made: list[Any] = []
+
+    def connect(**options: Any) -> tuple[isthmus.Stream[Any], isthmus.Stream[Any]]:
+        ends = loose(kind, tmp_path, certificates, **options)
+        made.extend(ends)
+        return ends[0], ends[1]
+
+    yield connect
+    for end in made:
+        end.close()
+
+
+class Accepting:
+    """A listener whose streams are taken in the background."""
+
+    def __init__(self, address: str, **options: Any) -> None:
+        self.listener = isthmus.Listener(address, **options)
+        self.address = self.listener.address
+        self.streams: list[isthmus.Stream[Any]] = []
+        self._thread = threading.Thread(target=self._accept)
+        self._thread.start()
+
+    def _accept(self) -> None:
+        for stream in self.listener:
+            self.streams.append(stream)
+
+    def one(self) -> isthmus.Stream[Any]:
+        """The next stream that came in."""
+        wait_until(lambda: self.streams, "a client")
+        return self.streams.pop(0)
+
+    def until(self, **counts: int) -> None:
+        """Waits until `stats()` says so."""
+        wait_until(
+            lambda: all(getattr(self.listener.stats(), name) == count for name, count in counts.items()),
+            f"{counts}, not {self.listener.stats()}",
+        )
+
+    def end(self) -> None:
+        """Ends all of it."""
+        self.listener.close()
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+        for stream in self.streams:
+            stream.close()
+
+
+@pytest.fixture
+def accepting() -> Iterator[Callable[..., Accepting]]:
+    made: list[Accepting] = []
+
+    def start(address: str, **options: Any) -> Accepting:
+        made.append(Accepting(address, **options))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.end()
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"unix://{tmp_path}/s" if request.param == "unix" else "tcp://127.0.0.1:0"
+
+
+def plain(address: str) -> socket.socket:
+    """A socket of Python's own, connected to a listener."""
+    if address.startswith("unix://"):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(address.removeprefix("unix://"))
+        return sock
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    return socket.create_connection((host, int(port)))
+
+
+def ends(sock: socket.socket) -> bytes:
+    """Everything that comes until the other side ends the connection."""
+    sock.settimeout(PATIENCE)
+    got = b""
+    try:
+        while part := sock.recv(65536):
+            got += part
+    except ConnectionResetError:
+        pass
+    return got
+
+
+def hello(
+    role: int = 0, key: int = 0, fingerprint: int = 0, limit: int = 1000, nonce: bytes = b"n" * 32
+) -> bytes:
+    """The record, built here from the description alone."""
+    head = MAGIC + bytes([1, 1, role, key]) + (0).to_bytes(4, "little") + fingerprint.to_bytes(8, "little")
+    return head + limit.to_bytes(8, "little") + b"bytes".ljust(56, b"\0") + bytes(8) + nonce
