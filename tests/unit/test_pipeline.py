@@ -314,13 +314,23 @@ def test_stages_outlive_the_thread_that_asked_for_them() -> None:
 
 
 def test_a_stopped_stage_delays_and_loses_nothing() -> None:
-    with pipeline("seq 300000", "cat", "wc -l") as running:
-        pid = running.progress()[1].pid or 0
+    with isthmus.Pipe() as pipe, pipeline("cat", "wc -l", input=pipe.reader) as running:
+        pipe.reader.close()
+        pid = running.progress()[0].pid or 0
         os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: process_state(pid) == "T", "it to stop")
+
+        def feed() -> None:
+            with pipe.writer as writer:
+                writer.write(b"line\n" * 300_000)
+
+        thread = threading.Thread(target=feed)
+        thread.start()
         with pytest.raises(isthmus.Empty):
             running.read(0.2)
         os.kill(pid, signal.SIGCONT)
         assert running.read(PATIENCE) == b"300000\n"
+        thread.join()
 
 
 def test_ctrl_c_ends_the_loop_and_the_stages() -> None:
