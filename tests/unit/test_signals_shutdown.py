@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -160,7 +161,8 @@ def test_what_gets_work_done_goes_on(spawn: Start) -> None:
         peer.expect("done")
         peer.finish()
         ledger.acquire()
-        results.get_many(100, 0)
+        with contextlib.suppress(isthmus.Empty):  # it may have been among those above
+            results.get(0)
     ledger.close()
 
 
