@@ -104,10 +104,11 @@ fn drive_on<T>(
     let mut last = false;
     let mut rounds = 0_u32;
     loop {
+        let for_work = on == On::Messages && !matches!(timeout, Timeout::Try);
         // Words that a hostile peer toggles may keep this from ever waiting.
         rounds += 1;
         if rounds.is_multiple_of(1000) {
-            py.check_signals()?;
+            heed(py, for_work)?;
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(Err(on));
             }
@@ -117,7 +118,6 @@ fn drive_on<T>(
         }
         let owner = me(handle, end).or_raise(py)?;
         if !look_briefly(|| queue.is_ready(on)) {
-            let for_work = on == On::Messages && !matches!(timeout, Timeout::Try);
             heed(py, for_work)?;
             let until =
                 if matches!(on, On::ProducerLock | On::ConsumerLock) { lock_deadline } else { deadline };

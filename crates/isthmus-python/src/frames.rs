@@ -270,7 +270,7 @@ impl PyFrameReceiver {
             match Self::take(slf, true, false)? {
                 Found::Message(message) => return Ok(message),
                 Found::TheLongWay => return long(left(deadline)),
-                Found::Nothing => {}
+                Found::Nothing => crate::signals::heed(py, true)?,
             }
         }
     }
