@@ -12,7 +12,7 @@ import isthmus
 from commands import COMMAND, assert_error, isthmus_command
 from support import PATIENCE
 
-COMMANDS = ["put", "get", "inspect", "ls", "rm", "clean", "demo", "completion"]
+COMMANDS = ["put", "get", "inspect", "ls", "rm", "clean", "demo", "doctor", "completion"]
 
 BASH = """
 isthmus() { "${COMMAND[@]}" "$@"; }
