@@ -125,6 +125,19 @@ def test_a_wait_with_a_timeout_is_no_deadlock(spawn: Start, ab: Any) -> None:
 def test_threads_and_tasks_are_named(ab: Any, spawn: Start) -> None:
     """A thread here, a task there."""
     a, b = ab
+    ids: list[int] = []
+    taken, ready = threading.Event(), threading.Event()
+
+    def work() -> None:
+        ids.append(threading.get_native_id())
+        with a:
+            taken.set()
+            assert ready.wait(PATIENCE)
+            b.acquire(timeout=None)
+            b.release()
+
+    waiting = begin(work)
+    assert taken.wait(PATIENCE)
     peer = spawn("""
         import asyncio, sys, isthmus.aio
         async def main():
@@ -136,15 +149,7 @@ def test_threads_and_tasks_are_named(ab: Any, spawn: Start) -> None:
         asyncio.run(main())
     """)
     peer.expect("one")
-    ids: list[int] = []
-
-    def work() -> None:
-        ids.append(threading.get_native_id())
-        with a:
-            b.acquire(timeout=None)
-            b.release()
-
-    waiting = begin(work)
+    ready.set()
     (found,) = wait_until(deadlocks, "the deadlock to be seen")
     assert f"thread {ids[0]} of process {os.getpid()} " in found.text
     assert re.search(rf"a task of process {peer.pid} ", found.text)

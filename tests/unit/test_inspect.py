@@ -240,7 +240,14 @@ def test_what_cannot_be_used_says_why(namespace: Path) -> None:
 def test_a_mutex_and_who_has_it(spawn: Callable[..., Peer]) -> None:
     with isthmus.Mutex("m") as lock:
         held = isthmus.inspect("m")
-        assert held.state == {"held": True, "owner": os.getpid(), "owner_alive": True, "owner_died": None}
+        assert held.state == {
+            "held": True,
+            "owner": os.getpid(),
+            "owner_alive": True,
+            "owner_died": None,
+            "holders": [os.getpid()],
+            "waiters": [],
+        }
         lock.release()
         assert isthmus.inspect("m").state["held"] is False
         peer = spawn(
