@@ -155,6 +155,9 @@ impl PySync {
     }
 
     fn acquire_for(&self, py: Python<'_>, context: Option<u32>, timeout: Timeout) -> PyResult<bool> {
+        if !matches!(self.want, Want::Permit | Want::Read | Want::Write) {
+            return Err(self.wrong());
+        }
         self.take(py, context, self.want, timeout, &|me| self.handle.try_take(me, self.want))
     }
 

@@ -235,7 +235,8 @@ impl SyncHandle {
             (Kind::Bounded(it), _) => took(it.try_acquire(me)),
             (Kind::RwLock(it), Want::Read) => entry(it.try_read(me)?),
             (Kind::RwLock(it), _) => entry(it.try_write(me)),
-            _ => took(self.is_ready(me, want)),
+            // Nothing is taken of the others.
+            _ => Took::Blocked,
         })
     }
 
