@@ -605,7 +605,8 @@ def test_killed_at_random_the_other_end_is_told(messages: isthmus.Pipe[bytes]) -
                 dog.check(got)
         reader.close()
     assert len(ends) == 8
-    assert isthmus.PeerDied in ends
+    # Which of the two depends on where the kill fell: tests of cut messages are above.
+    assert set(ends) <= {isthmus.PeerDied, isthmus.ShutDown}
 
 
 # ---------------------------------------------------------------------------------------- related processes
