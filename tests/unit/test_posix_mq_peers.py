@@ -482,7 +482,9 @@ def test_a_notice_by_a_signal_carries_its_payload(
         program.send("send 0 hello")
         program.expect("sent")
         info = receiver.get(PATIENCE)
-        assert (info.signal, info.pid, info.value) == (signal.SIGUSR2, program.pid, -42)
+        assert info.signal == signal.SIGUSR2
+        assert info.code == -3  # SI_MESGQ
+        assert (info.pid, info.value) == (program.pid, -42)
         program.finish()
 
 
