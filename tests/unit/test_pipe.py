@@ -603,7 +603,8 @@ def test_killed_at_random_the_other_end_is_told(messages: isthmus.Pipe[bytes]) -
                 if got == 20 + 31 * turn:
                     if turn % 2:
                         # Nobody reads: soon it sleeps in the middle of a message that the pipe has no room for.
-                        wait_until(lambda: process_state(process.pid) == "S", "the sender to be held up")
+                        sleeps = functools.partial(process_state, process.pid)
+                        wait_until(lambda state=sleeps: state() == "S", "the sender to be held up")
                         time.sleep(0.02)
                     process.kill()
                 dog.check(got)
