@@ -311,6 +311,24 @@ def fill_file(file: isthmus.MappedFile, number: int) -> None:
     file.close()
 
 
+def take(shared: Any) -> None:
+    """Likewise: takes an object of synchronization, or does what whoever waits for it is waiting for."""
+    match shared:
+        case isthmus.Event():
+            shared.set()
+        case isthmus.Barrier():
+            shared.wait(timeout=30)
+        case isthmus.RWLock():
+            shared.write.acquire()
+            shared.write.release()
+        case isthmus.Condition():
+            with shared:
+                shared.notify()
+        case _:
+            shared.acquire()
+            shared.release()
+
+
 def come_and_go(journal: str, queue: str, capacity: int, number: int) -> None:
     """Opens or creates a queue, uses it, closes it, again and again; nobody else keeps it alive."""
     words = Journal(journal).words

@@ -45,7 +45,7 @@ from ._codec import codec_for
 from ._descriptors import AGAIN, PIPE_BUF, deadline_of
 from ._errors import Full, InvalidMessage, NoSpaceError, PeerDied, ShutDown, Timeout, TooLarge, Unsupported
 from ._stream import flat
-from ._stream_reader import ByteReader
+from ._stream_reader import TURN, ByteReader
 from ._stream_writer import ByteWriter
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class FifoReader(ByteReader, Generic[T]):
                 return
 
     def _message(self) -> bytes | None:
-        while True:
+        for reads in range(TURN + 1):
             if self._raw:
                 self._sort()
             if self._inbox:
@@ -183,9 +183,10 @@ class FifoReader(ByteReader, Generic[T]):
                 return message
             if self._ended:
                 raise ShutDown(f"the last writer of {self._path} has closed it")
-            if not self._read_now(self._fd, [self._scratch], self._counts):
-                return None
+            if reads == TURN or not self._read_now(self._fd, [self._scratch], self._counts):
+                break
             self._settle()
+        return None
 
     def _settle(self) -> None:
         if not self._framed:

@@ -13,10 +13,12 @@ from ._stream import AHEAD, MOVE, End, flat
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["ByteReader", "Output", "at_least_0"]
+__all__ = ["TURN", "ByteReader", "Output", "at_least_0"]
 
 T = TypeVar("T")
 
+TURN = 256
+"""How often one step reads, at most, before the clock is asked: a writer may be faster than its reader."""
 _LOOKS = 64
 """How often a reader looks, at most, before it sleeps: about 40 us."""
 _SHORT = 100e-6
@@ -161,9 +163,11 @@ class ByteReader(End):
         return taken
 
     def _all(self) -> bytes | None:
-        while not self._ended:
-            if not self._fill(MOVE):
-                return None
+        for _ in range(TURN):
+            if self._ended or not self._fill(MOVE):
+                break
+        if not self._ended:
+            return None
         self._join()
         taken = self._data[self._at :]
         self._at = len(self._data)
@@ -175,12 +179,14 @@ class ByteReader(End):
             self._at = end
             return taken
         looked = 0  # chunks known to have no end of a line
-        while not self._ended:
-            if any(b"\n" in chunk for chunk in self._chunks[looked:]):
+        for _ in range(TURN):
+            if self._ended or any(b"\n" in chunk for chunk in self._chunks[looked:]):
                 break
             looked = len(self._chunks)
             if not self._fill():
                 return None
+        else:
+            return None
         self._join()
         end = (self._data.find(b"\n", self._at) + 1) or len(self._data)
         taken = self._data[self._at : end]

@@ -575,6 +575,10 @@ def test_sigpipe_never_kills(action: str) -> None:
     assert out == "shut down\n" * 4
 
 
+def sleeps(pid: int) -> bool:
+    return process_state(pid) == "S"
+
+
 def test_killed_at_random_the_other_end_is_told(messages: isthmus.Pipe[bytes]) -> None:
     """Senders are killed under load: whole messages before, then an end, and never a hang."""
     dog = Watchdog()
@@ -602,9 +606,8 @@ def test_killed_at_random_the_other_end_is_told(messages: isthmus.Pipe[bytes]) -
                 got += 1
                 if got == 20 + 31 * turn:
                     if turn % 2:
-                        # Nobody reads: soon it sleeps in the middle of a message that the pipe has no room for.
-                        sleeps = functools.partial(process_state, process.pid)
-                        wait_until(lambda state=sleeps: state() == "S", "the sender to be held up")
+                        # Nobody reads: soon it sleeps in a message that the pipe has no room for.
+                        wait_until(functools.partial(sleeps, process.pid), "the sender to be held up")
                         time.sleep(0.02)
                     process.kill()
                 dog.check(got)

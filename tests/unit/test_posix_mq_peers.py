@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 import isthmus
+from isthmus import signals
 from isthmus import posix_mq
 from programs import Program
 from support import PATIENCE, Peer, wait_until
@@ -474,7 +475,7 @@ def test_a_notice_by_a_signal_carries_its_payload(
     mq: isthmus.PosixQueue[bytes], mq_program: Callable[[], Program]
 ) -> None:
     # Blocked in every thread, whoever started one before: the default action would end the tests.
-    with isthmus.signals.Receiver(signal.SIGUSR2) as receiver:
+    with signals.Receiver(signal.SIGUSR2) as receiver:
         program = mq_program()
         program.send(f"open {mq.name}")
         program.expect("ok")

@@ -13,6 +13,7 @@ import pytest
 
 import isthmus
 from support import PATIENCE, Peer, wait_until
+from workers import take
 
 MAKE: dict[str, Callable[[str | None], Any]] = {
     "RLock": isthmus.RLock,
@@ -23,24 +24,6 @@ MAKE: dict[str, Callable[[str | None], Any]] = {
     "Condition": isthmus.Condition,
     "Barrier": lambda name: isthmus.Barrier(name, 2),
 }
-
-
-def take(shared: Any) -> None:
-    """Does in another process what `is_taken` sees."""
-    match shared:
-        case isthmus.Event():
-            shared.set()
-        case isthmus.Barrier():
-            shared.wait(timeout=PATIENCE)
-        case isthmus.RWLock():
-            shared.write.acquire()
-            shared.write.release()
-        case isthmus.Condition():
-            with shared:
-                shared.notify()
-        case _:
-            shared.acquire()
-            shared.release()
 
 
 def use(shared: Any, child: Any) -> None:
