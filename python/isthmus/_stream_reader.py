@@ -344,7 +344,8 @@ class ByteReader(End):
             if timeout != 0 and self._fd >= 0 and descriptors.look(self._fd, select.POLLIN, self._looks):
                 found = self._try(step)
             while in_time and found is None:
-                in_time = descriptors.wait(self._fd, select.POLLIN, deadline)
+                descriptors.wait(self._fd, select.POLLIN, deadline)
+                in_time = descriptors.left(deadline) != 0.0
                 found = self._try(step)
             short = time.monotonic() - begun < _SHORT
             self._looks = min(_LOOKS, 2 * self._looks) if short else max(1, self._looks // 2)

@@ -15,8 +15,7 @@ import msgspec
 import pytest
 
 import isthmus
-from isthmus import signals
-from isthmus import posix_mq
+from isthmus import posix_mq, signals
 from programs import Program
 from support import PATIENCE, Peer, wait_until
 
