@@ -45,12 +45,8 @@ def send_file(
         raise ValueError(f"offset={offset}, count={count}: the file has {size} bytes")
     count = size - offset if count is None else count
     deadline = deadline_of(timeout)
-    held = False
-    try:
-        for held in map(stream._sending.acquire, WAITS, (-1 if timeout is None else timeout,)):
-            break
-        if not held:
-            raise stream._full(timeout)
+
+    def put() -> None:
         stream._prepare(timeout, deadline)
         if stream._framed:
             stream._transmit(file_header(count), timeout, deadline)
@@ -61,9 +57,8 @@ def send_file(
             # The other side counts on `count` bytes: without them nothing else can follow.
             stream._break(f"a file to {stream._who} was not sent to its end, so nothing can be sent after it")
             raise
-    finally:
-        if held:
-            stream._sending.release()
+
+    stream._alone(timeout, put)
     return count
 
 

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from isthmus._errors import ClosedError, Full, IsthmusError, PeerDied, ShutDown, TooLarge, Unsupported
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ._terms import Terms
 
 __all__ = ["Sender"]
+
+R = TypeVar("R")
 
 _SMALL = 1 << 14
 """Bytes up to which copying a message behind its header costs less than sendmsg(2) from two places."""
@@ -201,17 +203,12 @@ class Sender:
     def flush(self, timeout: float | None = None) -> None:
         """Sends what `flush=False` kept, and the rest of a message begun; `Full` when time is over."""
         deadline = deadline_of(timeout)
-        held = False
-        try:
-            for held in map(self._sending.acquire, WAITS, (-1 if timeout is None else timeout,)):
-                break
-            if not held:
-                raise self._full(timeout)
+
+        def pay() -> None:
             if self._owed and not self._finished_here:
                 self._prepare(timeout, deadline)
-        finally:
-            if held:
-                self._sending.release()
+
+        self._alone(timeout, pay)
 
     def finish(self, timeout: float | None = None) -> None:
         """Says that nothing more comes from this side, after what was sent; receiving goes on (half-close).
@@ -219,22 +216,18 @@ class Sender:
         The other side gets `ShutDown` when it has taken everything. See shutdown(2).
         """
         deadline = deadline_of(timeout)
-        held = False
-        try:
-            for held in map(self._sending.acquire, WAITS, (-1 if timeout is None else timeout,)):
-                break
-            if not held:
-                raise self._full(timeout)
+
+        def say() -> bool:
             if self._finished_here:
-                return
+                return False
             self._prepare(timeout, deadline)
             if self._framed:
                 self._transmit(END, timeout, deadline)
             self._finished_here = self._owed = True
-        finally:
-            if held:
-                self._sending.release()
-        self._shut_sending()
+            return True
+
+        if self._alone(timeout, say):
+            self._shut_sending()
 
     # ---- how messages go
 
@@ -264,18 +257,7 @@ class Sender:
         if not flush and type(packet) is bytes and not passed:
             self._hold(packet, timeout)
             return
-        deadline = deadline_of(timeout)
-        held = False
-        try:
-            for held in map(self._sending.acquire, WAITS, (-1 if timeout is None else timeout,)):
-                break
-            if not held:
-                raise self._full(timeout)
-            self._prepare(timeout, deadline)
-            self._transmit(packet, timeout, deadline, passed)
-        finally:
-            if held:
-                self._sending.release()
+        self._send_within(packet, timeout, passed)
 
     def _send_large(self, data: bytes, size: int, timeout: float | None) -> None:
         """A message in one piece, from where it is."""
@@ -309,36 +291,34 @@ class Sender:
         if self._sock.family == socket.AF_UNIX and not self._closed:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _GROWN)
 
-    def _send_within(self, packet: Any, timeout: float | None) -> None:
-        deadline = deadline_of(timeout)
+    def _alone(self, timeout: float | None, work: Callable[[], R]) -> R:
+        """Does `work` while nobody else sends; `Full` when others do for `timeout` seconds."""
         held = False
         try:
             for held in map(self._sending.acquire, WAITS, (-1 if timeout is None else timeout,)):
                 break
             if not held:
                 raise self._full(timeout)
-            self._prepare(timeout, deadline)
-            self._transmit(packet, timeout, deadline)
+            return work()
         finally:
             if held:
                 self._sending.release()
 
+    def _send_within(self, packet: Any, timeout: float | None, passed: list[int] | None = None) -> None:
+        deadline = deadline_of(timeout)
+
+        def put() -> None:
+            self._prepare(timeout, deadline)
+            self._transmit(packet, timeout, deadline, passed)
+
+        self._alone(timeout, put)
+
     def _send_together(self, parts: list[bytes], timeout: float | None, deadline: float | None) -> None:
         """A run of frames; what is begun of it is sent, so `Full` means that none was."""
-        rest = left(deadline)
-        held = False
         try:
-            for held in map(self._sending.acquire, WAITS, (-1 if rest is None else rest,)):
-                break
-            if not held:
-                raise self._full(rest)
-            self._prepare(rest, deadline)
-            self._transmit(b"".join(parts), rest, deadline)
+            self._send_within(b"".join(parts), left(deadline))
         except Full as full:
             raise Full(f"{self._who}: took nothing in {timeout:g} s" if timeout else str(full)) from None
-        finally:
-            if held:
-                self._sending.release()
 
     def _hold(self, packet: bytes, timeout: float | None) -> None:
         deadline = deadline_of(timeout)
