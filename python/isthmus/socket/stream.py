@@ -33,8 +33,22 @@ from ._terms import Framing, Terms, terms_for
 
 if TYPE_CHECKING:
     import ssl
+    from typing import TypedDict, Unpack
 
     from ._files import HasFileno
+
+    class _Options(TypedDict, total=False):
+        timeout: float | None
+        retry: bool | Backoff
+        limit: int | None
+        users: Users
+        tls: Any
+        keepalive: float | None
+
+    class _MessageOptions(_Options, total=False):
+        key: bytes | str | None
+        descriptors: int
+
 
 __all__ = ["TRY_AGAIN", "Stream", "backoff_of", "connect_again", "connecting_terms"]
 
@@ -81,14 +95,7 @@ class Stream(BytesReceiver, Sender, Generic[T]):
         *,
         type: type[T],
         framing: Framing = "messages",
-        timeout: float | None = 30.0,
-        retry: bool | Backoff = False,
-        limit: int | None = None,
-        users: Users = None,
-        key: bytes | str | None = None,
-        tls: Any = None,
-        descriptors: int = 0,
-        keepalive: float | None = 60.0,
+        **options: "Unpack[_MessageOptions]",
     ) -> None: ...
     @overload
     def __init__(
@@ -97,14 +104,7 @@ class Stream(BytesReceiver, Sender, Generic[T]):
         *,
         type: None = None,
         framing: Literal["lines"],
-        timeout: float | None = 30.0,
-        retry: bool | Backoff = False,
-        limit: int | None = None,
-        users: Users = None,
-        key: None = None,
-        tls: Any = None,
-        descriptors: Literal[0] = 0,
-        keepalive: float | None = 60.0,
+        **options: "Unpack[_Options]",
     ) -> None: ...
     @overload
     def __init__(
@@ -113,14 +113,7 @@ class Stream(BytesReceiver, Sender, Generic[T]):
         *,
         type: None = None,
         framing: Literal["raw"],
-        timeout: float | None = 30.0,
-        retry: bool | Backoff = False,
-        limit: int | None = None,
-        users: Users = None,
-        key: None = None,
-        tls: Any = None,
-        descriptors: Literal[0] = 0,
-        keepalive: float | None = 60.0,
+        **options: "Unpack[_Options]",
     ) -> None: ...
     @overload
     def __init__(
@@ -129,14 +122,7 @@ class Stream(BytesReceiver, Sender, Generic[T]):
         *,
         type: Any = None,
         framing: Framing = "messages",
-        timeout: float | None = 30.0,
-        retry: bool | Backoff = False,
-        limit: int | None = None,
-        users: Users = None,
-        key: bytes | str | None = None,
-        tls: Any = None,
-        descriptors: int = 0,
-        keepalive: float | None = 60.0,
+        **options: "Unpack[_MessageOptions]",
     ) -> None: ...
     def __init__(
         self,
