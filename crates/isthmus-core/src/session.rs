@@ -190,6 +190,15 @@ impl Session {
         }
     }
 
+    /// The calling thread, or with a number a task of this process.
+    #[inline]
+    pub fn me_as(&self, task: Option<u32>) -> Result<Owner> {
+        match task {
+            None => self.me_here(),
+            Some(task) => self.me().map(|me| me.with_context(task)),
+        }
+    }
+
     #[cold]
     fn enter(&self) -> Result<Owner> {
         if self.is_closed() {

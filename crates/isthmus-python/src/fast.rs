@@ -50,14 +50,6 @@ static LEASE: Fast = Fast::new(c"lease", lease);
 static ACK: Fast = Fast::new(c"ack", ack);
 static ENTER: Fast = Fast::new(c"__enter__", enter);
 static EXIT: Fast = Fast::new(c"__exit__", exit);
-static ACQUIRE: Fast = Fast::new(c"acquire", acquire);
-static RELEASE: Fast = Fast::new(c"release", release);
-static LOCK: Fast = Fast::new(c"__enter__", lock);
-static UNLOCK: Fast = Fast::new(c"__exit__", unlock);
-static TAKE: Fast = Fast::new(c"acquire", take);
-static GIVE: Fast = Fast::new(c"release", give_back);
-static GO_IN: Fast = Fast::new(c"__enter__", go_in);
-static GO_OUT: Fast = Fast::new(c"__exit__", go_out);
 static IS_SET: Fast = Fast::new(c"is_set", is_set);
 
 impl Fast {
@@ -142,16 +134,18 @@ pub(crate) fn install(py: Python<'_>, ask: &Py<PyAsk>) -> PyResult<()> {
     ACK.install(&leases)?;
     ENTER.install(&leases)?;
     EXIT.install(&leases)?;
-    ACQUIRE.install(&mutex)?;
-    RELEASE.install(&mutex)?;
-    LOCK.install(&mutex)?;
-    UNLOCK.install(&mutex)?;
+    install_lock::<PyMutex>(&mutex)?;
     let sync = py.get_type::<PySync>();
-    TAKE.install(&sync)?;
-    GIVE.install(&sync)?;
-    GO_IN.install(&sync)?;
-    GO_OUT.install(&sync)?;
+    install_lock::<PySync>(&sync)?;
     IS_SET.install(&sync)
+}
+
+fn install_lock<T: Lock>(class: &Bound<'_, PyType>) -> PyResult<()> {
+    let calls = T::calls();
+    calls.acquire.install(class)?;
+    calls.release.install(class)?;
+    calls.enter.install(class)?;
+    calls.exit.install(class)
 }
 
 /// True where a call has exactly `required` positional arguments and perhaps a good timeout behind them,
@@ -392,7 +386,71 @@ unsafe extern "C" fn exit(
     }
 }
 
-unsafe extern "C" fn acquire(
+/// What is taken and given back: a mutex, a semaphore, a read-write lock's side.
+trait Lock: pyo3::PyClass<Frozen = pyo3::pyclass::boolean_struct::True> + Sync {
+    /// Takes it for the calling thread where nothing is in the way.
+    fn try_take(&self) -> bool;
+    /// Gives it back where it is this thread's and nothing is to be said.
+    fn try_give(&self) -> bool;
+    /// The functions of this class.
+    fn calls() -> &'static LockCalls;
+}
+
+struct LockCalls {
+    acquire: Fast,
+    release: Fast,
+    enter: Fast,
+    exit: Fast,
+}
+
+impl LockCalls {
+    const fn of<T: Lock>() -> LockCalls {
+        LockCalls {
+            acquire: Fast::new(c"acquire", acquire::<T>),
+            release: Fast::new(c"release", release::<T>),
+            enter: Fast::new(c"__enter__", lock::<T>),
+            exit: Fast::new(c"__exit__", unlock::<T>),
+        }
+    }
+}
+
+impl Lock for PyMutex {
+    #[inline]
+    fn try_take(&self) -> bool {
+        let me = self.handle.session().me_here();
+        me.is_ok_and(|me| self.handle.try_acquire(me, &Slices::default()) == Found::Acquired)
+    }
+
+    #[inline]
+    fn try_give(&self) -> bool {
+        self.handle.session().me_here().is_ok_and(|me| self.handle.release(me).is_ok())
+    }
+
+    fn calls() -> &'static LockCalls {
+        static CALLS: LockCalls = LockCalls::of::<PyMutex>();
+        &CALLS
+    }
+}
+
+impl Lock for PySync {
+    #[inline]
+    fn try_take(&self) -> bool {
+        let me = self.handle.session().me_here();
+        me.is_ok_and(|me| matches!(self.handle.try_take(me, self.want), Ok(Took::Yes)))
+    }
+
+    #[inline]
+    fn try_give(&self) -> bool {
+        self.handle.session().me_here().is_ok_and(|me| self.handle.give_back(me, self.want, 1).is_ok())
+    }
+
+    fn calls() -> &'static LockCalls {
+        static CALLS: LockCalls = LockCalls::of::<PySync>();
+        &CALLS
+    }
+}
+
+unsafe extern "C" fn acquire<T: Lock>(
     slf: *mut PyObject,
     args: *const *mut PyObject,
     count: ffi::Py_ssize_t,
@@ -400,14 +458,14 @@ unsafe extern "C" fn acquire(
 ) -> *mut PyObject {
     // SAFETY: see `Fast::whole`.
     unsafe {
-        if usual(0, args, count, names) && take_mutex(this::<PyMutex>(&slf)) {
+        if usual(0, args, count, names) && this::<T>(&slf).try_take() {
             return ffi::Py_NewRef(ffi::Py_True());
         }
-        ACQUIRE.whole(slf, args, count, names)
+        T::calls().acquire.whole(slf, args, count, names)
     }
 }
 
-unsafe extern "C" fn release(
+unsafe extern "C" fn release<T: Lock>(
     slf: *mut PyObject,
     args: *const *mut PyObject,
     count: ffi::Py_ssize_t,
@@ -415,14 +473,14 @@ unsafe extern "C" fn release(
 ) -> *mut PyObject {
     // SAFETY: see `Fast::whole`.
     unsafe {
-        if count == 0 && names.is_null() && give_mutex(this::<PyMutex>(&slf)) {
+        if count == 0 && names.is_null() && this::<T>(&slf).try_give() {
             return ffi::Py_NewRef(ffi::Py_None());
         }
-        RELEASE.whole(slf, args, count, names)
+        T::calls().release.whole(slf, args, count, names)
     }
 }
 
-unsafe extern "C" fn lock(
+unsafe extern "C" fn lock<T: Lock>(
     slf: *mut PyObject,
     args: *const *mut PyObject,
     count: ffi::Py_ssize_t,
@@ -430,14 +488,14 @@ unsafe extern "C" fn lock(
 ) -> *mut PyObject {
     // SAFETY: see `Fast::whole`.
     unsafe {
-        if count == 0 && take_mutex(this::<PyMutex>(&slf)) {
+        if count == 0 && this::<T>(&slf).try_take() {
             return ffi::Py_NewRef(slf);
         }
-        LOCK.whole(slf, args, count, names)
+        T::calls().enter.whole(slf, args, count, names)
     }
 }
 
-unsafe extern "C" fn unlock(
+unsafe extern "C" fn unlock<T: Lock>(
     slf: *mut PyObject,
     args: *const *mut PyObject,
     count: ffi::Py_ssize_t,
@@ -445,94 +503,10 @@ unsafe extern "C" fn unlock(
 ) -> *mut PyObject {
     // SAFETY: see `Fast::whole`.
     unsafe {
-        if count == 3 && give_mutex(this::<PyMutex>(&slf)) {
+        if count == 3 && this::<T>(&slf).try_give() {
             return ffi::Py_NewRef(ffi::Py_None());
         }
-        UNLOCK.whole(slf, args, count, names)
-    }
-}
-
-#[inline]
-fn take_mutex(mutex: &PyMutex) -> bool {
-    let handle = &mutex.handle;
-    handle.session().me_here().is_ok_and(|me| handle.try_acquire(me, &Slices::default()) == Found::Acquired)
-}
-
-#[inline]
-fn give_mutex(mutex: &PyMutex) -> bool {
-    let handle = &mutex.handle;
-    handle.session().me_here().is_ok_and(|me| handle.release(me).is_ok())
-}
-
-#[inline]
-fn take_sync(sync: &PySync) -> bool {
-    let handle = &sync.handle;
-    handle.session().me_here().is_ok_and(|me| matches!(handle.try_take(me, sync.want), Ok(Took::Yes)))
-}
-
-#[inline]
-fn give_sync(sync: &PySync) -> bool {
-    let handle = &sync.handle;
-    handle.session().me_here().is_ok_and(|me| handle.give_back(me, sync.want, 1).is_ok())
-}
-
-unsafe extern "C" fn take(
-    slf: *mut PyObject,
-    args: *const *mut PyObject,
-    count: ffi::Py_ssize_t,
-    names: *mut PyObject,
-) -> *mut PyObject {
-    // SAFETY: see `Fast::whole`.
-    unsafe {
-        if usual(0, args, count, names) && take_sync(this::<PySync>(&slf)) {
-            return ffi::Py_NewRef(ffi::Py_True());
-        }
-        TAKE.whole(slf, args, count, names)
-    }
-}
-
-unsafe extern "C" fn give_back(
-    slf: *mut PyObject,
-    args: *const *mut PyObject,
-    count: ffi::Py_ssize_t,
-    names: *mut PyObject,
-) -> *mut PyObject {
-    // SAFETY: see `Fast::whole`.
-    unsafe {
-        if count == 0 && names.is_null() && give_sync(this::<PySync>(&slf)) {
-            return ffi::Py_NewRef(ffi::Py_None());
-        }
-        GIVE.whole(slf, args, count, names)
-    }
-}
-
-unsafe extern "C" fn go_in(
-    slf: *mut PyObject,
-    args: *const *mut PyObject,
-    count: ffi::Py_ssize_t,
-    names: *mut PyObject,
-) -> *mut PyObject {
-    // SAFETY: see `Fast::whole`.
-    unsafe {
-        if count == 0 && take_sync(this::<PySync>(&slf)) {
-            return ffi::Py_NewRef(slf);
-        }
-        GO_IN.whole(slf, args, count, names)
-    }
-}
-
-unsafe extern "C" fn go_out(
-    slf: *mut PyObject,
-    args: *const *mut PyObject,
-    count: ffi::Py_ssize_t,
-    names: *mut PyObject,
-) -> *mut PyObject {
-    // SAFETY: see `Fast::whole`.
-    unsafe {
-        if count == 3 && give_sync(this::<PySync>(&slf)) {
-            return ffi::Py_NewRef(ffi::Py_None());
-        }
-        GO_OUT.whole(slf, args, count, names)
+        T::calls().exit.whole(slf, args, count, names)
     }
 }
 

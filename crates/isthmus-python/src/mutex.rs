@@ -65,7 +65,7 @@ impl PyMutex {
     ) -> PyResult<Taken> {
         let session = self.handle.session();
         let _stay = session.stay().or_raise(py)?;
-        let me = self.me(py, context)?;
+        let me = session.me_as(context).or_raise(py)?;
         let timed = !matches!(timeout, Timeout::Never);
         // Said to whoever looks for deadlocks; one who only asks does not wait.
         let _record = match timeout {
@@ -97,7 +97,7 @@ impl PyMutex {
         let mut last = false;
         let mut watch = Watch::new(deadline.is_none() && self.detects.load(Ordering::Relaxed));
         loop {
-            let me = self.me(py, context)?;
+            let me = self.handle.session().me_as(context).or_raise(py)?;
             let mutex = self.handle.mutex();
             let held = if recover {
                 match self.handle.try_recover(me, slices) {
@@ -135,16 +135,6 @@ impl PyMutex {
                 last = true;
             }
         }
-    }
-
-    /// The calling thread, or a task of this process.
-    fn me(&self, py: Python<'_>, context: Option<u32>) -> PyResult<Owner> {
-        let session = self.handle.session();
-        match context {
-            None => session.me_here(),
-            Some(context) => session.me().map(|me| me.with_context(context)),
-        }
-        .or_raise(py)
     }
 
     #[inline]
@@ -257,21 +247,21 @@ impl PyMutex {
 
     /// As `release`, for a task.
     fn _release_as(&self, py: Python<'_>, context: u32) -> PyResult<()> {
-        self.handle.release(self.me(py, Some(context))?).or_raise(py)
+        self.handle.release(self.handle.session().me_as(Some(context)).or_raise(py)?).or_raise(py)
     }
 
     /// Whether this thread or a task holds it.
     #[pyo3(signature = (context = None))]
     fn _is_mine(&self, py: Python<'_>, context: Option<u32>) -> PyResult<bool> {
         // First: it says so where the handle is closed and has no memory.
-        let me = self.me(py, context)?;
+        let me = self.handle.session().me_as(context).or_raise(py)?;
         Ok(self.handle.mutex().owner() == me)
     }
 
     /// Gives it back as often as it was taken; how often that was beside the first time.
     #[pyo3(signature = (context = None))]
     fn _release_all(&self, py: Python<'_>, context: Option<u32>) -> PyResult<u64> {
-        self.handle.release_all(self.me(py, context)?).or_raise(py)
+        self.handle.release_all(self.handle.session().me_as(context).or_raise(py)?).or_raise(py)
     }
 
     /// Takes it again as often as `_release_all` said.
@@ -311,7 +301,7 @@ impl PyMutex {
     /// Ends a repair: the mutex is healthy again, or poisoned as before.
     #[pyo3(signature = (healthy, *, context = None))]
     fn _recovered(&self, py: Python<'_>, healthy: bool, context: Option<u32>) -> PyResult<()> {
-        let me = self.me(py, context)?;
+        let me = self.handle.session().me_as(context).or_raise(py)?;
         let mutex = self.handle.mutex();
         if mutex.owner() != me {
             return Ok(());

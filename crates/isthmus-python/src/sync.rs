@@ -59,17 +59,6 @@ fn kind(text: &str) -> PyResult<(u32, Want, &'static str)> {
 }
 
 impl PySync {
-    /// The calling thread, or a task of this process.
-    #[inline]
-    fn me(&self, py: Python<'_>, context: Option<u32>) -> PyResult<Owner> {
-        let session = self.handle.session();
-        match context {
-            None => session.me_here(),
-            Some(context) => session.me().map(|me| me.with_context(context)),
-        }
-        .or_raise(py)
-    }
-
     fn owner_died(&self, py: Python<'_>, death: Death) -> PyErr {
         let what = match self.handle.session().object().name() {
             Some(name) => format!("{} {name:?}", self.what),
@@ -106,7 +95,7 @@ impl PySync {
         let mut record = None;
         let mut watch = Watch::new(deadline.is_none() && self.detects.load(Ordering::Relaxed));
         let taken = loop {
-            let me = self.me(py, context)?;
+            let me = self.handle.session().me_as(context).or_raise(py)?;
             match attempt(me).or_raise(py)? {
                 Took::Yes => break Ok(true),
                 Took::Poisoned(death) => break Err(self.owner_died(py, death)),
@@ -147,7 +136,7 @@ impl PySync {
         };
         drop(record);
         if episode.has_slept()
-            && let Ok(me) = self.me(py, context)
+            && let Ok(me) = self.handle.session().me_as(context)
         {
             self.handle.leave(me, true);
         }
@@ -162,7 +151,7 @@ impl PySync {
     }
 
     fn give(&self, py: Python<'_>, context: Option<u32>, count: u64) -> PyResult<()> {
-        let me = self.me(py, context)?;
+        let me = self.handle.session().me_as(context).or_raise(py)?;
         self.handle.give_back(me, self.want, count).or_raise(py)
     }
 
@@ -363,7 +352,7 @@ impl PySync {
     #[pyo3(signature = (healthy, *, context = None))]
     fn _recovered(&self, py: Python<'_>, healthy: bool, context: Option<u32>) -> PyResult<()> {
         let Kind::RwLock(lock) = self.handle.kind() else { return Err(self.wrong()) };
-        let me = self.me(py, context)?;
+        let me = self.handle.session().me_as(context).or_raise(py)?;
         if lock.writer().owner() != me {
             return Ok(());
         }
@@ -418,7 +407,7 @@ impl PySync {
     #[pyo3(signature = (timeout = None, context = None))]
     fn _enter(&self, py: Python<'_>, timeout: Option<Timeout>, context: Option<u32>) -> PyResult<usize> {
         let Kind::Condition(condition) = self.handle.kind() else { return Err(self.wrong()) };
-        let me = self.me(py, context)?;
+        let me = self.handle.session().me_as(context).or_raise(py)?;
         self.guarded(py, timeout.unwrap_or(Timeout::Never), || condition.enter(me).or_raise(py))
     }
 
@@ -432,7 +421,7 @@ impl PySync {
         context: Option<u32>,
     ) -> PyResult<bool> {
         let Kind::Condition(condition) = self.handle.kind() else { return Err(self.wrong()) };
-        let me = self.me(py, context)?;
+        let me = self.handle.session().me_as(context).or_raise(py)?;
         self.guarded(py, timeout.unwrap_or(Timeout::Never), || Ok(condition.leave(me, cell)))
     }
 
@@ -449,7 +438,7 @@ impl PySync {
         let Ok(count) = usize::try_from(count) else {
             return Err(PyValueError::new_err(format!("n is {count}: it takes 0 or more waiters")));
         };
-        let me = self.me(py, context)?;
+        let me = self.handle.session().me_as(context).or_raise(py)?;
         self.guarded(py, timeout.unwrap_or(Timeout::Never), || {
             let _ = condition.pass_on(me);
             Ok(condition.notify(me, count))
@@ -465,7 +454,7 @@ impl PySync {
         context: Option<u32>,
     ) -> PyResult<Option<(usize, u64, usize, bool)>> {
         let Kind::Barrier(barrier) = self.handle.kind() else { return Err(self.wrong()) };
-        let me = self.me(py, context)?;
+        let me = self.handle.session().me_as(context).or_raise(py)?;
         let arrived = self.guarded(py, timeout.unwrap_or(Timeout::Never), || Ok(barrier.arrive(me)))?;
         Ok(arrived.map(|it| (it.index, it.generation, it.cell, barrier.is_last(&it))))
     }
@@ -480,7 +469,7 @@ impl PySync {
         context: Option<u32>,
     ) -> PyResult<bool> {
         let Kind::Barrier(barrier) = self.handle.kind() else { return Err(self.wrong()) };
-        let me = self.me(py, context)?;
+        let me = self.handle.session().me_as(context).or_raise(py)?;
         let arrival = Arrival { index: arrival.0, generation: arrival.1, cell: arrival.2 };
         let timeout = timeout.unwrap_or(Timeout::Never);
         Ok(self.guarded(py, timeout, || Ok(barrier.open(me, &arrival)))? == Outcome::Open)
@@ -496,7 +485,7 @@ impl PySync {
         context: Option<u32>,
     ) -> PyResult<Option<bool>> {
         let Kind::Barrier(barrier) = self.handle.kind() else { return Err(self.wrong()) };
-        let me = self.me(py, context)?;
+        let me = self.handle.session().me_as(context).or_raise(py)?;
         let arrival = Arrival { index: arrival.0, generation: arrival.1, cell: arrival.2 };
         let outcome = barrier.outcome(me, &arrival);
         self.guarded(py, timeout.unwrap_or(Timeout::Never), || Ok(barrier.leave(me, &arrival)))?;
@@ -523,7 +512,7 @@ impl PySync {
     #[pyo3(signature = (timeout = None))]
     fn _reset(&self, py: Python<'_>, timeout: Option<Timeout>) -> PyResult<()> {
         let Kind::Barrier(barrier) = self.handle.kind() else { return Err(self.wrong()) };
-        let me = self.me(py, None)?;
+        let me = self.handle.session().me_here().or_raise(py)?;
         self.guarded(py, timeout.unwrap_or(Timeout::Never), || Ok(barrier.reset(me)))
     }
 

@@ -19,7 +19,7 @@
 //! them up.
 
 use super::condition::{Held, guard};
-use super::{CELLS, EXTRA, GUARD, POINT, WORD, Waitable, Want};
+use super::{CELLS, EXTRA, GUARD, POINT, WORD, Waitable, Want, dead_among};
 use crate::error::Result;
 use crate::lock::Lock;
 use crate::memory::{Memory, Peers};
@@ -233,16 +233,10 @@ impl<M: Memory, P: Peers> Barrier<M, P> {
     /// Breaks the barrier where one who has come is dead; says whether it did.
     fn look_for_dead(&self, me: Owner) -> bool {
         let word = self.word();
-        let mut checked = Vec::new();
+        let arrived = self.arrivals(word >> 1).map(|index| self.memory.load(self.cell(index)));
+        let arrived = arrived.map(|word| Owner::from_word(word).as_process());
         let dead = word & BROKEN == 0
-            && self.arrivals(word >> 1).any(|index| {
-                let owner = Owner::from_word(self.memory.load(self.cell(index))).as_process();
-                if owner == me.as_process() || checked.contains(&owner) {
-                    return false;
-                }
-                checked.push(owner);
-                self.peers.is_dead(owner)
-            });
+            && !dead_among(&self.peers, arrived.filter(|owner| *owner != me.as_process())).is_empty();
         // Only the generation that was looked at.
         let broke = dead && self.memory.compare_exchange(self.at + WORD, word, word | BROKEN).is_ok();
         if broke {

@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{CELLS, CLAIM, POINT, Waitable, Want};
+use super::{CELLS, CLAIM, POINT, Waitable, Want, dead_among};
 use crate::claim::Claim;
 use crate::error::{Error, Result};
 use crate::memory::{Memory, Peers};
@@ -128,23 +128,15 @@ impl<M: Memory, P: Peers> BoundedSemaphore<M, P> {
 
     /// Takes back what the dead hold; says whether anything came back.
     pub fn reclaim(&self) -> bool {
-        let mut dead: Vec<Owner> = Vec::new();
-        let mut alive: Vec<Owner> = Vec::new();
+        let words = (0..self.permits).map(|index| self.memory.load(self.cell(index)));
+        let holders = words.filter(|word| *word != 0).map(|word| Owner::from_word(word).as_process());
+        let dead = dead_among(&self.peers, holders);
         let mut freed = false;
         for index in 0..self.permits {
             let word = self.memory.load(self.cell(index));
-            let owner = Owner::from_word(word).as_process();
-            if word == 0 || alive.contains(&owner) {
-                continue;
-            }
-            if !dead.contains(&owner) {
-                if !self.peers.is_dead(owner) {
-                    alive.push(owner);
-                    continue;
-                }
-                dead.push(owner);
-            }
-            freed |= self.memory.compare_exchange(self.cell(index), word, 0).is_ok();
+            freed |= word != 0
+                && dead.contains(&Owner::from_word(word).as_process())
+                && self.memory.compare_exchange(self.cell(index), word, 0).is_ok();
         }
         if freed {
             self.waiters().notify_all(&self.memory);

@@ -23,7 +23,7 @@
 //! Killed in the middle of anything else: entering, a cell of the dead that waits; it is freed by whoever looks for
 //! a free one. Killed under the guard: it is taken over like any short lock, and there is nothing to repair.
 
-use super::{CELLS, GUARD, LIMIT, Waitable, Want};
+use super::{CELLS, GUARD, LIMIT, Waitable, Want, dead_among};
 use crate::error::{Error, Result};
 use crate::lock::Lock;
 use crate::memory::{Memory, Peers};
@@ -198,10 +198,8 @@ impl<M: Memory, P: Peers> Condition<M, P> {
     pub fn pass_on(&self, me: Owner) -> Option<()> {
         // Proving a death takes system calls: not under the guard.
         let notified = (0..self.used()).map(|index| self.word(index)).filter(|word| word & FLAGS == NOTIFIED);
-        let mut dead: Vec<Owner> = notified.map(Owner::from_word).filter(|owner| *owner != me).collect();
-        dead.sort_unstable_by_key(|owner| owner.word());
-        dead.dedup();
-        dead.retain(|owner| self.peers.is_dead(*owner));
+        let notified = notified.map(Owner::from_word).filter(|owner| *owner != me);
+        let dead = dead_among(&self.peers, notified);
         if dead.is_empty() {
             return Some(());
         }
@@ -241,10 +239,7 @@ impl<M: Memory, P: Peers> Condition<M, P> {
         let words = (0..self.used()).map(|index| self.word(index));
         let waiting =
             words.filter(|word| word & FLAGS == WAITING).map(|word| Owner::from_word(word).as_process());
-        let mut dead: Vec<Owner> = waiting.filter(|owner| *owner != me.as_process()).collect();
-        dead.sort_unstable_by_key(|owner| owner.word());
-        dead.dedup();
-        dead.retain(|owner| self.peers.is_dead(*owner));
+        let dead = dead_among(&self.peers, waiting.filter(|owner| *owner != me.as_process()));
         if dead.is_empty() {
             return Some(());
         }

@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 
 use crate::claim::PATIENCE;
 use crate::error::Result;
-use crate::memory::{Memory, Woken};
+use crate::memory::{Memory, Peers, Woken};
 use crate::owner::Owner;
 use crate::wait::{Spin, WATCH_SLICE, WaitPoint, Waited};
 use crate::waiters;
@@ -69,6 +69,15 @@ pub enum Want {
     Open(u64),
     /// A notification, in this cell.
     Notified(usize),
+}
+
+/// Those of `owners` that are proven dead, each asked once. The proof takes system calls: not under a guard.
+fn dead_among<P: Peers>(peers: &P, owners: impl Iterator<Item = Owner>) -> Vec<Owner> {
+    let mut dead: Vec<Owner> = owners.collect();
+    dead.sort_unstable_by_key(|owner| owner.word());
+    dead.dedup();
+    dead.retain(|owner| peers.is_dead(*owner));
+    dead
 }
 
 /// Something that can be waited for.

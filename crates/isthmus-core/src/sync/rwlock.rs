@@ -21,7 +21,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{CELLS, CLAIM, EXTRA, GUARD, SECOND, Waitable, Want};
+use super::{CELLS, CLAIM, EXTRA, GUARD, SECOND, Waitable, Want, dead_among};
 use crate::claim::Claim;
 use crate::error::{Death, Error, Result};
 use crate::lock::Slices;
@@ -252,22 +252,15 @@ impl<M: Memory, P: Peers> RwLock<M, P> {
 
     /// Frees the shares of the dead; says whether any was.
     pub fn reclaim(&self) -> bool {
-        let mut known: Vec<(Owner, bool)> = Vec::new();
+        let words = (0..self.used()).map(|index| self.memory.load(self.cell(index)));
+        let readers = words.filter(|word| *word != 0).map(|word| Owner::from_word(word).as_process());
+        let dead = dead_among(&self.peers, readers);
         let mut freed = false;
         for index in 0..self.used() {
             let word = self.memory.load(self.cell(index));
-            let owner = Owner::from_word(word).as_process();
-            if word == 0 {
-                continue;
-            }
-            let dead = if let Some((_, dead)) = known.iter().find(|(other, _)| *other == owner) {
-                *dead
-            } else {
-                let dead = self.peers.is_dead(owner);
-                known.push((owner, dead));
-                dead
-            };
-            freed |= dead && self.memory.compare_exchange(self.cell(index), word, 0).is_ok();
+            freed |= word != 0
+                && dead.contains(&Owner::from_word(word).as_process())
+                && self.memory.compare_exchange(self.cell(index), word, 0).is_ok();
         }
         if freed {
             self.writers_point().notify_all(&self.memory);
