@@ -253,6 +253,42 @@ def test_a_process_ends_although_a_task_that_nobody_runs_waits(
     assert code == 0, errors
 
 
+@pytest.mark.parametrize("first", ["first the loop of the main thread", "it alone"])
+def test_a_process_ends_although_a_loop_in_a_daemon_thread_waits(
+    empty: isthmus.NamedSemaphore, spawn: Start, first: str
+) -> None:
+    """Python does not wait for such a thread, and the thread that waits in its stead keeps nobody either."""
+    peer = spawn(
+        """
+        import asyncio, sys, threading
+        from isthmus import aio
+        semaphore = aio.NamedSemaphore.open(sys.argv[1])
+        waits = threading.Event()
+        async def wait():
+            asyncio.get_running_loop().call_soon(waits.set)
+            await semaphore.acquire()
+        def beside():
+            threading.Thread(target=lambda: asyncio.run(wait()), daemon=True).start()
+            waits.wait()
+        async def first():
+            waiting = asyncio.create_task(semaphore.acquire(100))
+            await asyncio.sleep(0)  # its helper is no daemon
+            await asyncio.to_thread(beside)
+            waiting.cancel()
+        if sys.argv[2].startswith("first"):
+            asyncio.run(first())
+        else:
+            beside()
+        print("left", flush=True)
+        """,
+        empty.name,
+        first,
+    )
+    peer.expect("left")
+    code, _, errors = peer.end()
+    assert code == 0, errors
+
+
 def test_a_forked_child_waits_by_itself(empty: isthmus.NamedSemaphore) -> None:
     semaphore = aio.NamedSemaphore(empty)
     assert asyncio.run(semaphore.acquire(0.01)) is False

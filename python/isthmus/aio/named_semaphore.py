@@ -12,7 +12,6 @@ the next task, or back to the semaphore.
 import asyncio
 import os
 import threading
-from collections import deque
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +24,22 @@ __all__ = ["NamedSemaphore"]
 
 _SLICE = 0.1
 """Seconds for which the thread sleeps on after its last task has gone, at most."""
+
+_ending = False
+"""Python is about to wait for its threads, and then ends."""
+
+
+def _end() -> None:
+    global _ending  # noqa: PLW0603 - one process, one end
+    _ending = True
+
+
+# As concurrent.futures learns of it. Asking whether the main thread lives is no way: for a moment that takes
+# a lock which Python, as it ends, insists is free, and else it does not wait for its threads.
+try:
+    threading._register_atexit(_end)  # type: ignore[attr-defined]
+except RuntimeError:
+    _ending = True
 
 
 class NamedSemaphore:
@@ -129,8 +144,10 @@ class _Line:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._waiting: deque[asyncio.Future[bool]] = deque()
+        # Taken again by its holder where garbage is collected in between: tasks thrown away leave the line.
+        self._lock = threading.RLock()
+        # In the order of their coming; false in a thread that Python does not wait for when it ends.
+        self._waiting: dict[asyncio.Future[bool], bool] = {}
         self._runs = False
 
     async def wait(self, timeout: float | None) -> bool:
@@ -140,11 +157,11 @@ class _Line:
         future: asyncio.Future[bool] = loop.create_future()
         timer = None if timeout is None else loop.call_later(timeout, _answer, future, False)
         with self._lock:
-            self._waiting.append(future)
+            self._waiting[future] = not threading.current_thread().daemon
             if not self._runs:
                 self._runs = True
                 # No daemon: Python would end it in the middle of a call. It ends by itself.
-                threading.Thread(target=self._serve, name="isthmus semaphore").start()
+                threading.Thread(target=self._serve, name="isthmus semaphore", daemon=False).start()
         try:
             return await future
         except asyncio.CancelledError:
@@ -155,8 +172,7 @@ class _Line:
             if timer is not None:
                 timer.cancel()
             with self._lock:
-                if future in self._waiting:
-                    self._waiting.remove(future)
+                self._waiting.pop(future, None)
 
     def _serve(self) -> None:
         """In the thread: gets permits as long as anybody waits for one."""
@@ -173,14 +189,18 @@ class _Line:
                     _tell(future, _fail, future, error)
 
     def _is_left(self) -> bool:
-        # Python ends, and waits for this thread: a loop that nobody runs any more does not cancel its tasks.
-        return not threading.main_thread().is_alive() and not any(
-            future.get_loop().is_running() for future in self._waiting
+        # Python ends, and waits for this thread: a loop that nobody runs any more does not cancel its tasks,
+        # nor does one in a thread that ends with Python.
+        return _ending and not any(
+            stays and future.get_loop().is_running() for future, stays in self._waiting.items()
         )
 
     def _next(self) -> "asyncio.Future[bool] | None":
         with self._lock:
-            return self._waiting.popleft() if self._waiting else None
+            future = next(iter(self._waiting), None)
+            if future is not None:
+                del self._waiting[future]
+            return future
 
     def _hand_over(self) -> None:
         """Gives a permit to the first who waits, or back where nobody does any more."""
