@@ -265,10 +265,12 @@ def test_a_worker_interrupted_again_and_again_does_every_message(spawn: Start) -
             alarms, seen = 0, []
             while True:
                 try:
-                    armed = True
-                    with q.lease(view=len(seen) % 2 == 0) as job:
-                        seen.append(int.from_bytes(bytes(job.message)[:4], "little"))
-                    armed = False
+                    try:
+                        armed = True
+                        with q.lease(view=len(seen) % 2 == 0) as job:
+                            seen.append(int.from_bytes(bytes(job.message)[:4], "little"))
+                    finally:
+                        armed = False  # also where it has ended: an alarm comes here, or none does
                 except Alarm:
                     alarms += 1
                 except isthmus.ShutDown:
