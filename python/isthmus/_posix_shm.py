@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from ._errors import IncompatibleError
-from ._segments import Descriptor, FileSegment, Mode
+from ._segments import Descriptor, FileSegment, Mode, collapse
 
 __all__ = ["PosixSegment", "is_posix", "posix_name"]
 
@@ -16,7 +16,9 @@ _SCHEME = "posix-shm:"
 
 
 def is_posix(name: str | None) -> bool:
-    """Tells whether a name is of this kind."""
+    """Tells whether a name is of this kind; TypeError where it is no name."""
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"{name!r} is no name, which comes first; without one it is size= or shape=")
     return name is not None and name.startswith(_SCHEME)
 
 
@@ -26,7 +28,9 @@ class PosixSegment(FileSegment):
     __slots__ = ()
 
     @classmethod
-    def open(cls, name: str, mode: Mode, size: int | None, readonly: bool, permissions: int) -> Self:
+    def open(
+        cls, name: str, mode: Mode, size: int | None, readonly: bool, permissions: int, *, huge: bool = False
+    ) -> Self:
         """Opens or creates it; never through a symbolic link."""
         path = f"{_SHM}/{posix_name(name)}"
         while True:
@@ -37,7 +41,7 @@ class PosixSegment(FileSegment):
                     if mode == "open":
                         raise FileNotFoundError(errno.ENOENT, "no such POSIX shared memory", name) from None
             try:
-                return cls._create(path, name, size or 0, permissions)
+                return cls._create(path, name, size or 0, permissions, huge)
             except FileExistsError:
                 if mode == "create":
                     raise FileExistsError(errno.EEXIST, "this POSIX shared memory exists", name) from None
@@ -66,12 +70,14 @@ class PosixSegment(FileSegment):
         return self
 
     @classmethod
-    def _create(cls, path: str, name: str, size: int, permissions: int) -> Self:
-        # Complete before it has a name: nobody opens it while it is empty.
+    def _create(cls, path: str, name: str, size: int, permissions: int, huge: bool) -> Self:
+        # Complete before it has a name: nobody opens it while it is empty, or is left one without huge pages.
         self = cls(os.open(_SHM, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), name, _SHM)
         fd = self.descriptor.fd
         os.fchmod(fd, permissions)
         self.grow(size)
+        if huge:
+            collapse(self.map(size, True))
         directory = Descriptor(os.open(_SHM, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         # With a directory given Python follows the link in /proc to the file (AT_SYMLINK_FOLLOW).
         os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=directory.fd, follow_symlinks=True)

@@ -14,11 +14,21 @@ from typing import Final, Literal, NoReturn, Self
 from . import _core
 from ._errors import ClosedError, NoSpaceError, Unsupported
 
-__all__ = ["SEALS", "AnonymousSegment", "Descriptor", "FileSegment", "Mode", "NamedSegment", "huge_page"]
+__all__ = [
+    "SEALS",
+    "AnonymousSegment",
+    "Descriptor",
+    "FileSegment",
+    "Mode",
+    "NamedSegment",
+    "collapse",
+    "huge_page",
+]
 
 Mode = Literal["open_or_create", "create", "open"]
 
 _HUGE = Path("/sys/kernel/mm/hugepages")
+_THP = Path("/sys/kernel/mm/transparent_hugepage")
 _NOEXEC_SEAL = 8  # MFD_NOEXEC_SEAL, Linux 6.3; older kernels answer EINVAL
 
 SEALS: Final = {
@@ -355,6 +365,31 @@ def _no_huge(needed: int, page: int) -> NoReturn:
         f"cannot reserve {-(-needed // page)} huge pages of {page // 1024} KiB: {free} of {total} are free; "
         f"raise {folder}/nr_hugepages (vm.nr_hugepages, hugepages= on the kernel's command line), or go "
         "without huge_pages="
+    ) from None
+
+
+def collapse(mapping: _core.Mapping) -> None:
+    """Puts transparent huge pages under a mapping; an error that says why there are none."""
+    page = int((_THP / "hpage_pmd_size").read_text()) if _THP.exists() else 0
+    if page and len(mapping) < page:
+        raise ValueError(f"huge_pages: {len(mapping)} bytes are less than one of {page}")
+    try:
+        mapping.collapse()
+    except OSError as error:
+        _no_transparent(error)
+
+
+def _no_transparent(error: OSError) -> NoReturn:
+    if error.errno in (errno.ENOMEM, errno.EAGAIN, errno.EBUSY):
+        raise NoSpaceError(
+            f"no huge pages for this memory: free memory is in too small pieces ({error.strerror}); try "
+            "again later, or take anonymous memory with pages of vm.nr_hugepages"
+        ) from None
+    enabled = _THP / "shmem_enabled"
+    state = enabled.read_text().strip() if enabled.exists() else "missing"
+    raise Unsupported(
+        f"huge pages: the tmpfs of this memory has none ({enabled} is '{state}', and it is not mounted with "
+        "huge=advise); anonymous memory has those of vm.nr_hugepages"
     ) from None
 
 

@@ -26,8 +26,9 @@ class SharedArray:
     """An array in shared memory; `array` shows it in place.
 
     `SharedArray(name, shape, dtype)` opens or creates it, `SharedArray.create` insists on new and
-    `SharedArray.open` on existing. Names and lifetime are those of `SharedMemory`: a bare name, `posix-shm:///`,
-    or none for an anonymous one. Elements are zero at first; `dtype` is float64 unless it is given.
+    `SharedArray.open` on existing. Names and lifetime are those of `SharedMemory`: a bare name (or `shm://`),
+    `posix-shm:///`, or none for an anonymous one. Elements are zero at first; `dtype` is float64 unless it is
+    given.
 
     Of a bare name, type and shape are stored: who opens it gives none, or the same; another is an
     `IncompatibleError` that says both. `posix-shm:///` stores nothing, so `dtype` has to be given; without a

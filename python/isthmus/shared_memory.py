@@ -3,26 +3,25 @@
 import errno
 import fcntl
 import os
-from pathlib import Path
+from operator import index
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from . import _core
-from ._errors import ClosedError, NoSpaceError, Unsupported
+from ._errors import ClosedError, Unsupported
 from ._posix_shm import PosixSegment, is_posix, posix_name
-from ._segments import SEALS, AnonymousSegment, Mode, NamedSegment, huge_page
+from ._segments import SEALS, AnonymousSegment, Mode, NamedSegment, collapse, huge_page
 from ._viewing import Viewable
 
 __all__ = ["SharedMemory", "begin", "described_by", "now", "restore", "way"]
-
-_THP = Path("/sys/kernel/mm/transparent_hugepage")
 
 
 class SharedMemory(Viewable):
     """Bytes that processes share; `view()` and `array()` show them in place.
 
-    - `SharedMemory(name, size)`: an object of Isthmus. It lives as long as somebody has it open (or until
-      `unlink()`, with `persistent`), is listed by `isthmus ls`, and goes when its users were killed.
+    - `SharedMemory(name, size)`, or `"shm://name"`: an object of Isthmus. It lives as long as somebody has it
+      open (or until `unlink()`, with `persistent`), is listed by `isthmus ls`, and goes when its users were
+      killed.
     - `SharedMemory("posix-shm:///name", size)`: a file in /dev/shm that any C program opens with
       `shm_open("/name", …)`. It stays until `unlink()`, whoever is left.
     - `SharedMemory(size=n)`: anonymous, on memfd. It reaches other processes by fork and by pickling
@@ -120,7 +119,7 @@ class SharedMemory(Viewable):
         namespace: str | os.PathLike[str] | None,
     ) -> None:
         self._segment = None
-        if size is not None and size < 0:
+        if size is not None and index(size) < 0:
             raise ValueError(f"size is {size}: it takes bytes, 0 or more")
         posix = is_posix(name)
         if permissions is not None and not posix:
@@ -143,8 +142,9 @@ class SharedMemory(Viewable):
             if persistent is False:
                 raise Unsupported("POSIX shared memory stays until unlink(); a bare name goes with its users")
             bits = 0o600 if permissions is None else permissions
-            self._take(PosixSegment.open(name, mode, size, readonly, bits), readonly)
+            self._take(PosixSegment.open(name, mode, size, readonly, bits, huge=bool(huge_pages)), readonly)
         else:
+            name = name.removeprefix("shm://")
             self._take(NamedSegment(name, mode, size, description, persistent, namespace), readonly)
         if huge_pages:
             self._huge = True
@@ -172,7 +172,7 @@ class SharedMemory(Viewable):
         if mapping is None or len(mapping) != size:
             mapping = segment.map(size, not self.readonly)
             if self._huge:
-                _collapse(mapping)
+                collapse(mapping)
             self._mapping = mapping
         return mapping
 
@@ -312,28 +312,3 @@ def restore(cls: type[SharedMemory], place: tuple[Any, ...], readonly: bool, hug
             raise ValueError(f"no place of shared memory: {place!r}")
     self._huge = huge
     return self
-
-
-def _collapse(mapping: _core.Mapping) -> None:
-    """Puts transparent huge pages under a mapping; an error that says why there are none."""
-    page = int((_THP / "hpage_pmd_size").read_text()) if _THP.exists() else 0
-    if page and len(mapping) < page:
-        raise ValueError(f"huge_pages: {len(mapping)} bytes are less than one of {page}")
-    try:
-        mapping.collapse()
-    except OSError as error:
-        _no_transparent(error)
-
-
-def _no_transparent(error: OSError) -> NoReturn:
-    if error.errno in (errno.ENOMEM, errno.EAGAIN, errno.EBUSY):
-        raise NoSpaceError(
-            f"no huge pages for this memory: free memory is in too small pieces ({error.strerror}); try "
-            "again later, or take anonymous memory with pages of vm.nr_hugepages"
-        ) from None
-    enabled = _THP / "shmem_enabled"
-    state = enabled.read_text().strip() if enabled.exists() else "missing"
-    raise Unsupported(
-        f"huge pages: the tmpfs of this memory has none ({enabled} is '{state}', and it is not mounted with "
-        "huge=advise); anonymous memory has those of vm.nr_hugepages"
-    ) from None

@@ -290,6 +290,31 @@ def test_kinds_are_told_apart() -> None:
             isthmus.SharedMemory("v", 10)
 
 
+def test_a_shm_url_is_a_bare_name() -> None:
+    with isthmus.SharedMemory("shm://m", 10) as memory, isthmus.SharedMemory.open("m") as same:
+        memory[0] = 7
+        assert (same[0], memory.name) == (7, "m")
+    with isthmus.SharedArray("shm://a", 3) as array, isthmus.SharedArray.open("shm://a") as other:
+        assert (array.name, other.shape) == ("a", (3,))
+
+
+@pytest.mark.parametrize("wrong", [1000, (3, 4), b"m"])
+def test_what_is_no_name_is_refused_and_said(wrong: Any) -> None:
+    for make in (isthmus.SharedMemory, isthmus.SharedArray):
+        with pytest.raises(TypeError, match="is no name"):
+            make(wrong)
+
+
+def test_what_is_no_size_is_refused(tmp_path: Path) -> None:
+    wrong: Any
+    for wrong in ("1M", 1.5):
+        with pytest.raises(TypeError, match="integer"):
+            isthmus.SharedMemory("m", wrong)
+        with pytest.raises(TypeError, match="integer"):
+            isthmus.MappedFile(tmp_path / "file", wrong)
+    assert not (tmp_path / "file").exists()
+
+
 def test_objects_and_ls_show_it() -> None:
     with isthmus.SharedMemory("m", 10) as memory:
         memory.grow(3000)

@@ -298,6 +298,17 @@ def test_what_is_no_segment_is_refused_and_untouched(name: str, tmp_path: Path) 
         isthmus.SharedMemory(url(name), 10)
 
 
+def test_without_huge_pages_nothing_is_created(name: str) -> None:
+    with pytest.raises((ValueError, isthmus.IsthmusError), match="huge"):
+        isthmus.SharedMemory(url(name), 100, huge_pages=True)  # less than one
+    assert not file_of(name).exists()
+    with isthmus.SharedMemory.create(url(name), 100) as memory:
+        with pytest.raises((ValueError, isthmus.IsthmusError), match="huge"):
+            isthmus.SharedMemory(url(name), huge_pages=True)
+        assert file_of(name).exists()
+        memory.unlink()
+
+
 def test_permissions_are_as_asked_whatever_the_umask(name: str) -> None:
     before = os.umask(0o077)
     try:
