@@ -77,6 +77,8 @@ class HasFileno(Protocol):
 
 def fd_of(target: int | HasFileno) -> int:
     """The descriptor of a file, a socket, an end of a pipe, or a number; ValueError where there is none."""
+    if not isinstance(target, int) and not hasattr(target, "fileno"):
+        raise TypeError(f"{target!r}: an open file, a socket, an end of a pipe or a descriptor is needed")
     fd = target if isinstance(target, int) else target.fileno()
     if fd < 0:
         raise ValueError(f"{fd} is no descriptor")

@@ -5,6 +5,7 @@ import mmap
 import os
 import stat
 import weakref
+from operator import index
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -97,7 +98,7 @@ class MappedFile(Viewable):
         self._descriptor: Descriptor | None = None
         if access not in ("read", "write", "copy"):
             raise ValueError(f"access is {access!r}: it takes 'read', 'write' or 'copy'")
-        if size is not None and size < 0:
+        if size is not None and index(size) < 0:
             raise ValueError(f"size is {size}: it takes bytes, 0 or more")
         if access != "write" and mode == "open_or_create":
             mode = "open"
@@ -155,7 +156,10 @@ class MappedFile(Viewable):
             self._reserve(file, 0, size)
             here = Descriptor(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
             # With a directory given Python follows the link in /proc to the file (AT_SYMLINK_FOLLOW).
-            os.link(f"/proc/self/fd/{file.fd}", self._path, src_dir_fd=here.fd, follow_symlinks=True)
+            try:
+                os.link(f"/proc/self/fd/{file.fd}", self._path, src_dir_fd=here.fd, follow_symlinks=True)
+            except FileExistsError:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self._path) from None
         self._new_in = folder
         return file
 

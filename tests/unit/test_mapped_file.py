@@ -104,8 +104,10 @@ def test_create_insists_on_new_and_open_on_existing(tmp_path: Path) -> None:
             make(absent)
     with isthmus.MappedFile.create(new, 100) as file:
         assert (file.size, new.stat().st_size) == (100, 100)
-        with pytest.raises(FileExistsError):
+        with pytest.raises(FileExistsError) as caught:
             isthmus.MappedFile.create(new, 100)
+        assert caught.value.filename == str(new)
+        assert caught.value.filename2 is None
         with isthmus.MappedFile(new, 50) as other:
             assert other.size == 100
         with pytest.raises(isthmus.IncompatibleError, match=r"size=100.*size=101"):

@@ -189,6 +189,8 @@ def test_what_is_no_stage(wrong: Any) -> None:
         pipeline()
     with pytest.raises(TypeError, match="input is 3"):
         pipeline("cat", input=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="'out': an open file"):
+        pipeline("cat", output="out")  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------- the end

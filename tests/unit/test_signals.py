@@ -213,8 +213,9 @@ def test_what_is_no_process_is_refused() -> None:
         signals.send(-1, signal.SIGTERM)  # and this for everybody
     with pytest.raises(TypeError, match="signal is 'SIGTERM'"):
         signals.send(os.getpid(), "SIGTERM")  # type: ignore[arg-type]
-    with pytest.raises((TypeError, AttributeError)):
-        signals.send("init", signal.SIGTERM)  # type: ignore[arg-type]
+    for wrong in ("init", 1.5, None):
+        with pytest.raises(TypeError, match="is no process"):
+            signals.send(wrong, signal.SIGTERM)  # type: ignore[arg-type]
 
 
 def test_a_thread_is_no_process() -> None:
@@ -228,6 +229,11 @@ def test_a_value_is_a_c_int(program: Program) -> None:
     for value in (-(2**31) - 1, 2**31, 10**30):
         with pytest.raises(OverflowError, match=f"value is {value}: a signal carries a C int"):
             signals.sigqueue(program.pid, RT, value)
+        with pytest.raises(OverflowError, match=f"value is {value}: a signal carries a C int"):
+            signals.Alarm(1, signal=RT, value=value)
+    for wrong in (1.5, "1", None):
+        with pytest.raises(TypeError, match="a signal carries a C int"):
+            signals.sigqueue(program.pid, RT, wrong)  # type: ignore[arg-type]
     for value in (0, 1, -1, 2**31 - 1, -(2**31)):
         signals.sigqueue(program.pid, RT, value)
         answer = ask(program, "take", RT, 1)

@@ -3,9 +3,10 @@
 import signal as _signal
 import struct
 from collections.abc import Iterable, Iterator
+from operator import index
 from typing import NamedTuple
 
-__all__ = ["SignalInfo", "catchable", "name_of", "number_of"]
+__all__ = ["SignalInfo", "catchable", "name_of", "number_of", "payload"]
 
 RECORD = 128
 """Bytes of a signal as signalfd(2) gives it."""
@@ -72,6 +73,15 @@ def name_of(number: int) -> str:
     if first < number < last:
         return f"SIGRTMIN+{number - first}"
     return _NAMED[number].name if number in _NAMED else f"signal {number}"
+
+
+def payload(value: int) -> int:
+    """What can go along with a signal; TypeError for what is no number, `OverflowError` beyond a C `int`."""
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"value is {value!r}: a signal carries a C int")
+    if not -(2**31) <= (number := index(value)) < 2**31:
+        raise OverflowError(f"value is {value}: a signal carries a C int, -2147483648 to 2147483647")
+    return number
 
 
 def number_of(number: int) -> int:

@@ -17,7 +17,7 @@ from isthmus import _core
 from isthmus._errors import ClosedError, Full, Timeout, Unsupported
 from isthmus._stopping import await_readable, deadline, is_readable, remaining
 
-from ._info import name_of, number_of
+from ._info import name_of, number_of, payload
 
 __all__ = ["ProcessHandle", "Target"]
 
@@ -25,7 +25,6 @@ _TO_GROUP = 1 << 2  # PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9
 _INFO = struct.Struct("=Q56x")  # struct pidfd_info: a mask first, the exit code in the last word of 64 bytes
 _GET_INFO = 0xC040FF0B  # PIDFD_GET_INFO, Linux 6.13
 _INFO_EXIT = 1 << 3  # Linux 6.15
-_VALUES = range(-(2**31), 2**31)
 _SERVER_TELLS = 5.0
 
 
@@ -115,8 +114,7 @@ class ProcessHandle:
         None: as long as the process lives), then it is `Full`, which names the limit. Otherwise as `send`.
         """
         number = number_of(signal)
-        if value not in _VALUES:
-            raise OverflowError(f"value is {value}: a signal carries a C int, -2147483648 to 2147483647")
+        value = payload(value)
         end = deadline(timeout)
         pause = 0.0005
         while True:
@@ -188,7 +186,7 @@ class ProcessHandle:
 
 
 def _pid_of(target: Target) -> int:
-    pid = target if isinstance(target, int) else target.pid
+    pid = target if isinstance(target, int) else getattr(target, "pid", _NO_ANSWER)
     if pid is None:
         raise ValueError(f"{target!r} was not started: it has no process")
     if isinstance(pid, bool) or not isinstance(pid, int):

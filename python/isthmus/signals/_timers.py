@@ -8,7 +8,7 @@ from isthmus import _core
 from isthmus._errors import ClosedError, Empty, Full
 from isthmus._stopping import await_readable, deadline, is_readable
 
-from ._info import catchable, name_of
+from ._info import catchable, name_of, payload
 
 __all__ = ["Alarm", "Timer"]
 
@@ -136,8 +136,7 @@ class Alarm(_Clock):
     ) -> None:
         self._timer: int | None = None
         (number,) = catchable([signal])
-        if value not in range(-(2**31), 2**31):
-            raise OverflowError(f"value is {value}: a signal carries a C int, -2147483648 to 2147483647")
+        value = payload(value)
         after, interval = _length("after", after), 0.0 if interval is None else _length("interval", interval)
         try:
             self._timer = _core.timer_create(number, value)
