@@ -201,9 +201,10 @@ def test_beside_handlers_of_the_loop(run: Run) -> None:
 
 def test_timers(run: Run) -> None:
     async def main() -> None:
-        async with aio.Timer(0.01) as once:
+        async with aio.Timer(1000) as once:
             with pytest.raises(isthmus.Empty):
                 await once.get(0)
+            once.set(0.01)
             assert [times async for times in once] == [1]
         timers = [aio.Timer(0.01, 0.01) for _ in range(10)]
 
@@ -221,8 +222,15 @@ def test_timers(run: Run) -> None:
             timer = aio.Timer(sync)
             waiting = asyncio.ensure_future(timer.get())
             await asyncio.sleep(0)
-            timer.sync.set(0.001)
+            assert 900 < timer.remaining() < 1000
+            timer.set(0.001)
             assert await waiting == 1
+            assert timer.is_over()
+            timer.set(1000)
+            timer.cancel()
+            assert timer.is_over()
+            assert timer.remaining() == 0
+            assert (timer.fileno(), timer.closed) == (sync.fileno(), False)
             waiting = asyncio.ensure_future(timer.get())
             await asyncio.sleep(0)
             assert "aio.signals.Timer" in repr(timer)

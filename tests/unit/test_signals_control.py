@@ -226,8 +226,8 @@ def test_who_is_polite_ends_by_itself(spawn: Start) -> None:
 def test_who_is_stubborn_is_killed(spawn: Start) -> None:
     peer = spawn(STUBBORN)
     peer.expect("ready")
-    assert signals.terminate(peer.process, 0.2) == (-signal.SIGKILL, True)
-    peer.expect("no")
+    assert signals.terminate(peer.process, 1.5) == (-signal.SIGKILL, True)
+    peer.expect("no")  # it has had the time to say so
     peer = spawn(STUBBORN)
     peer.expect("ready")
     assert signals.terminate(peer.process, 0) == (-signal.SIGKILL, True)
@@ -270,7 +270,8 @@ def test_all_of_a_group_end_also_the_stubborn_ones() -> None:
     ) as leader:
         assert leader.stdout is not None
         pid = int(leader.stdout.readline())
-        assert signals.terminate(leader, 0.3, group=True) == (-signal.SIGTERM, True)
+        # The leader has the time to end by the first signal.
+        assert signals.terminate(leader, 1.5, group=True) == (-signal.SIGTERM, True)
         assert process_state(pid) in ("", "Z")
 
 
