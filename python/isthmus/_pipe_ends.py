@@ -29,7 +29,7 @@ from ._stream import AHEAD, End, flat
 from ._stream_reader import ByteReader
 from ._stream_writer import ByteWriter, Sending
 
-__all__ = ["LIMIT", "PipeReader", "PipeWriter"]
+__all__ = ["LIMIT", "PipeReader", "PipeWriter", "at_least_1"]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -165,9 +165,12 @@ class PipeReader(_core.FrameReceiver, _PipePart, ByteReader, Generic[T]):
 
     def recv_many(self, most: int | None = None, timeout: float | None = None) -> list[T]:
         """The messages that are there, at most `most`, at least one: waits for it as `recv` does."""
-        if most is not None and most < 1:
-            raise ValueError(f"most={most}: at least 1")
-        messages: list[T] = [self.recv(timeout)]
+        at_least_1(most)
+        return self._and_more(self.recv(timeout), most)
+
+    def _and_more(self, first: T, most: int | None) -> list[T]:
+        """A message, and those that are there already."""
+        messages = [first]
         # What is not of the type is met, and said, by the next call.
         while (most is None or len(messages) < most) and (found := self._next(True)):
             messages.append(found[0])
@@ -329,6 +332,12 @@ class PipeReader(_core.FrameReceiver, _PipePart, ByteReader, Generic[T]):
             raise Unsupported(f"this end has read {ahead} bytes ahead: hand it over before reading")
 
 
+def at_least_1(most: int | None) -> None:
+    """ValueError for less than one message."""
+    if most is not None and most < 1:
+        raise ValueError(f"most={most}: at least 1")
+
+
 def _refuse(_message: object) -> Any:
     raise Unsupported("bytes go through this pipe: take write(), or make it with a type")
 
@@ -424,39 +433,47 @@ class PipeWriter(_core.FrameSender, _PipePart, ByteWriter, Generic[T]):
         deadline = descriptors.deadline_of(timeout)
         sent = 0
         while sent < len(messages):
-            batch: list[bytes] = []
-            size = 0
-            for message in messages[sent : sent + 512]:
-                data: Any = message if self._encode is None else self._encode(message)
-                if data.__class__ is not bytes or len(data) > _SMALL:
-                    break
-                if size + len(data) > _SMALL - 4 * len(batch):
-                    break
-                size += len(data)
-                batch.append(data)
+            count, sending = self._together(messages[sent : sent + 512])
             rest = descriptors.left(deadline)
             try:
-                if len(batch) < 2:
+                if sending is None:
                     self.send(messages[sent], rest)
-                    sent += 1
-                    continue
-                frame = b"".join([part for data in batch for part in (len(data).to_bytes(4, "little"), data)])
-                self._transmit(Sending([memoryview(frame)], len(frame)), rest, self._give_up)
-                sent += len(batch)
+                else:
+                    self._transmit(sending, rest, self._give_up)
+                sent += count
             except Full as error:
                 error.sent = sent
                 raise
+
+    def _together(self, messages: Sequence[T]) -> tuple[int, Sending | None]:
+        """How many of the first messages go out in one piece, and that piece; None where one goes alone."""
+        batch: list[bytes] = []
+        size = 0
+        for message in messages:
+            data: Any = message if self._encode is None else self._encode(message)
+            if data.__class__ is not bytes or len(data) > _SMALL:
+                break
+            if size + len(data) > _SMALL - 4 * len(batch):
+                break
+            size += len(data)
+            batch.append(data)
+        if len(batch) < 2:
+            return 1, None
+        frame = b"".join([part for data in batch for part in (len(data).to_bytes(4, "little"), data)])
+        return len(batch), Sending([memoryview(frame)], len(frame))
 
     def flush(self, timeout: float | None = None) -> None:
         """Waits until the rest of an interrupted message is in the pipe; `Full` after `timeout` seconds.
 
         Otherwise there is nothing to wait for: what was sent is in the pipe.
         """
+        if (owed := self._owed()) is not None:
+            self._transmit(owed, timeout, lambda _sending, _error: None)
+
+    def _owed(self) -> Sending | None:
         with self._lock:
             self._check()
-            owed = self._current
-        if owed is not None:
-            self._transmit(owed, timeout, lambda _sending, _error: None)
+            return self._current
 
     def close(self) -> None:
         """Closes this end in this process. When the last copy is closed, readers come to the end.

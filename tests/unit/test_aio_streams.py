@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import isthmus
-from isthmus import aio
+from isthmus import _descriptors, aio
 from streams import blob, number_of, program
 from support import PATIENCE, process_state, run_python, wait_until
 
@@ -204,6 +204,132 @@ def test_bytes_lines_and_splice(run: Run, tmp_path: Path) -> None:
 
     run(main())
     assert (tmp_path / "out").read_bytes() == (tmp_path / "in").read_bytes()
+
+
+def test_many_messages_at_once(run: Run) -> None:
+    async def main() -> None:
+        reader, writer = aio.Pipe[bytes](type=bytes, limit=1 << 20)
+        assert (reader.limit, writer.limit) == (1 << 20, 1 << 20)
+        sizes = [*range(200), 5000, 100_000, *range(50)]
+        task = asyncio.create_task(
+            writer.send_many([blob(number, size) for number, size in enumerate(sizes)])
+        )
+        received: list[bytes] = []
+        while len(received) < len(sizes):
+            received += await reader.recv_many(7, PATIENCE)
+        await task
+        assert [len(message) for message in received] == [len(blob(0, size)) for size in sizes]
+        assert [number_of(message) for message in received] == list(range(len(sizes)))
+        with pytest.raises(isthmus.Empty):
+            await reader.recv_many(timeout=0)
+        with pytest.raises(ValueError, match="most=0"):
+            await reader.recv_many(0)
+        with pytest.raises(isthmus.Full) as caught:
+            await writer.send_many([bytes(3000)] * 1000, 0.02)
+        sent = caught.value.sent or 0
+        assert 0 < sent < 1000
+        writer.close()
+        assert len([message async for message in reader]) == sent
+
+    run(main())
+
+
+def test_what_a_sync_call_left_behind_is_flushed(run: Run) -> None:
+    async def main() -> None:
+        pipe = aio.Pipe[bytes](type=bytes)
+        await pipe.writer.flush()
+        with pytest.raises(isthmus.Full):
+            pipe.sync.writer.send(bytes(1_000_000), 0)
+        with pytest.raises(isthmus.Full):
+            await pipe.writer.flush(0.02)
+        flushing = asyncio.create_task(pipe.writer.flush())
+        while not flushing.done():
+            with pytest.raises(isthmus.Empty):  # the receiver throws it away
+                await pipe.reader.recv(0.02)
+        await flushing
+        await pipe.writer.send(b"after")
+        assert await pipe.reader.recv(PATIENCE) == b"after"
+
+    run(main())
+
+
+def test_bytes_into_a_buffer_by_lines_and_to_two(run: Run) -> None:
+    async def main() -> None:
+        pipe, copy = aio.Pipe[Any](), isthmus.Pipe[Any]()
+        reading = asyncio.create_task(pipe.reader.tee_to(aio.PipeWriter(copy.writer), 5, PATIENCE))
+        await settle()
+        await pipe.writer.write(b"one\ntwo\n")
+        assert await reading == 5
+        assert copy.reader.read(100, 0) == b"one\nt"
+        assert await pipe.reader.tee_to(copy.writer) == 8
+        room = bytearray(6)
+        assert await pipe.reader.readinto(room) == 6
+        assert room == b"one\ntw"
+        pipe.writer.close()
+        assert [line async for line in pipe.reader.lines()] == [b"o\n"]
+        assert await pipe.reader.readinto(room) == 0
+        assert await pipe.reader.tee_to(copy.writer) == 0
+        other = aio.Pipe[Any]()
+        with pytest.raises(isthmus.Timeout, match="no byte to copy"):
+            await other.reader.tee_to(copy.writer, timeout=0.02)
+
+    run(main())
+
+
+def test_splice_falls_back_where_the_kernel_cannot(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").write_bytes(b"x" * 300_000)
+    monkeypatch.setattr(_descriptors, "splice_now", lambda *_: None)
+
+    async def main() -> None:
+        pipe = aio.Pipe[Any]()
+
+        async def feed() -> None:
+            with (tmp_path / "in").open("rb") as source:
+                assert await pipe.writer.splice_from(source, 250_000) == 250_000
+            pipe.writer.close()
+
+        task = asyncio.create_task(feed())
+        with (tmp_path / "out").open("wb") as target:
+            assert await pipe.reader.splice_to(target) == 250_000
+        await task
+
+    run(main())
+    assert (tmp_path / "out").read_bytes() == b"x" * 250_000
+
+
+def test_what_is_shown_of_the_ends(run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        pipe = aio.Pipe[Any]()
+        one, other = aio.Pipe.two_way(type=int)
+        fifo = aio.Fifo.create(tmp_path / "f", type=int)
+        assert aio.Fifo.open(tmp_path / "f", type=int).type is fifo.type is int
+        with pytest.raises(FileExistsError):
+            aio.Fifo.create(tmp_path / "f")
+        with pytest.raises(FileNotFoundError):
+            aio.Fifo.open(tmp_path / "g")
+        server = aio.FifoServer[bytes, bytes](tmp_path / "s")
+        assert server.path == str(tmp_path / "s")
+        client = aio.FifoClient[bytes, bytes](tmp_path / "s")
+        running = aio.pipeline("cat", "sleep 600", input=b"")
+        assert running.fileno() == running.sync.fileno()
+        assert one.fileno() == one.reader.fileno()
+        everything: list[Any] = [pipe, one, other, fifo, server, client]
+        for one_of in everything:
+            assert not one_of.closed
+            one_of.close()
+            assert one_of.closed
+            assert one_of.sync.closed
+        assert repr(running).startswith("<isthmus.aio.Pipeline cat | sleep 600: [")
+        await running.kill()
+        assert running.closed
+        assert running.exit_codes[1] == -9
+        for text in map(repr, everything[:4]):
+            assert text.startswith("<isthmus.aio.")
+            assert "(closed)" in text
+
+    run(main())
 
 
 def test_two_way_with_a_program(run: Run) -> None:

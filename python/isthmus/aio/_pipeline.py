@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from typing import Any, Self
 
 from isthmus._errors import Timeout
+from isthmus._pipeline import GRACE, StageProgress
 from isthmus._pipeline import Pipeline as SyncPipeline
-from isthmus._pipeline import StageProgress
 from isthmus._pipeline import pipeline as sync_pipeline
 
 from ._streams import Reads
@@ -73,15 +73,36 @@ class Pipeline:
         """How far each stage has come."""
         return self._pipeline.progress()
 
-    async def close(self) -> None:
-        """Ends the stages that still run."""
-        await asyncio.to_thread(self._pipeline.close)
+    @property
+    def sync(self) -> SyncPipeline:
+        """The pipeline for code that is not asynchronous."""
+        return self._pipeline
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called, or the output read to its end in a loop."""
+        return self._pipeline.closed
+
+    def fileno(self) -> int:
+        """The descriptor from which the output is read, to be waited for."""
+        return self._pipeline.fileno()
+
+    async def close(self, grace: float = GRACE) -> None:
+        """Ends the stages that still run: SIGTERM, and SIGKILL after `grace` seconds."""
+        await asyncio.to_thread(self._pipeline.close, grace)
+
+    async def kill(self) -> None:
+        """SIGKILL to every program that still runs, and closes."""
+        await asyncio.to_thread(self._pipeline.kill)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_error: object) -> None:
         await self.close()
+
+    def __repr__(self) -> str:
+        return repr(self._pipeline).replace("isthmus.", "isthmus.aio.", 1)
 
     async def _in_time(self, step: Any, timeout: float | None) -> Any:
         whole = self._pipeline._time_left()

@@ -1,17 +1,21 @@
 """What the asyncio faces of `Pipe` and `Fifo` have in common: they try, and wait with `_ready`."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, TypeVar
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from isthmus._descriptors import AGAIN, WOULD_BLOCK, HasFileno, deadline_of, fd_of, left
 from isthmus._errors import Empty, Full, Timeout
-from isthmus._stream import AHEAD, End
+from isthmus._stream import AHEAD, MOVE, End, flat
 from isthmus._stream_reader import ByteReader, Output, at_least_0
 from isthmus._stream_writer import ByteWriter, Sending
 
 from ._driver import TURN, checkpoint
 from ._ready import readable, writable
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["Reads", "Side", "Writes", "again"]
 
@@ -29,6 +33,11 @@ class Side:
         self._calls += 1
         if self._calls % TURN == 0:
             await checkpoint()
+
+    @property
+    def sync(self) -> Any:
+        """The end for code that is not asynchronous."""
+        return self._end
 
     @property
     def closed(self) -> bool:
@@ -85,6 +94,16 @@ class Reads(Side):
         r"""One line with its b"\n"; b"" is the end."""
         return await self._bytes(self._end._line, timeout)
 
+    async def readinto(self, buffer: "Buffer", timeout: float | None = None) -> int:
+        """Fills a writable buffer with what is there, says with how many bytes; 0 is the end."""
+        target = flat(buffer)
+        return await self._bytes(lambda: self._end._into(target), timeout)
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        r"""The lines to the end of the stream, each with its b"\n"."""
+        while line := await self.readline():
+            yield line
+
     async def splice_to(
         self, target: int | HasFileno, size: int | None = None, timeout: float | None = None
     ) -> int:
@@ -104,6 +123,18 @@ class Reads(Side):
                 break
             moved += count
         return moved
+
+    async def tee_to(self, target: "Writes | End", size: int = MOVE, timeout: float | None = None) -> int:
+        """Copies what is there, at most `size` bytes, into another pipe, and takes none of it."""
+        self._end._only_bytes()
+        other = target._end if isinstance(target, Writes) else target
+        deadline = deadline_of(timeout)
+        while (count := self._end._try(lambda: self._end._tee(other, size))) is None:
+            if not await readable(self._end._open_fd(), left(deadline)):
+                raise Timeout(f"no byte to copy for {timeout:g} s")
+            if not await writable(other._open_fd(), left(deadline)):
+                raise Timeout(f"no room to copy to for {timeout:g} s")
+        return count
 
     async def _bytes(self, step: Callable[[], T | None], timeout: float | None) -> T:
         self._end._only_bytes()
@@ -136,17 +167,22 @@ class Writes(Side):
     async def splice_from(
         self, source: int | HasFileno, size: int | None = None, timeout: float | None = None
     ) -> int:
-        """Moves bytes from a file, a socket or a pipe into this pipe inside the kernel; says how many."""
+        """Moves bytes from a file, a socket or a pipe into this pipe inside the kernel; says how many.
+
+        Where the kernel cannot they are read and written.
+        """
         self._end._only_bytes()
-        fd, moved = fd_of(source), 0
+        fd, moved, by_hand = fd_of(source), 0, False
         while size is None or moved < size:
             deadline = deadline_of(timeout)
             if not await readable(fd, left(deadline)):
                 raise Timeout(f"no byte to move for {timeout:g} s; {moved} were moved before")
-            count = self._end._splice(fd, None if size is None else size - moved)
+            rest = None if size is None else size - moved
+            count = None if by_hand else self._end._splice(fd, rest)
             if count is None:
-                raise ValueError("the kernel cannot splice from this file: read it, and write")
-            if count == WOULD_BLOCK:
+                by_hand = True
+                count = await self.write(os.read(fd, AHEAD if rest is None else min(rest, AHEAD)), timeout)
+            elif count == WOULD_BLOCK:
                 if not await writable(self._end._open_fd(), left(deadline)):
                     raise Timeout(f"no room to move to for {timeout:g} s; {moved} bytes were moved before")
                 continue

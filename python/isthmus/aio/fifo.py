@@ -96,10 +96,37 @@ class Fifo(Generic[T]):
             fifo if isinstance(fifo, sync.Fifo) else sync.Fifo(fifo, type=type, mode=mode, limit=limit)
         )
 
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike[str], *, type: Any = None, mode: int = 0o600, limit: int = LIMIT
+    ) -> "Fifo[Any]":
+        """Makes the FIFO; FileExistsError where something has that path."""
+        return cls(sync.Fifo.create(path, type=type, mode=mode, limit=limit))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, type: Any = None, limit: int = LIMIT) -> "Fifo[Any]":
+        """Takes the FIFO that exists; FileNotFoundError where there is none."""
+        return cls(sync.Fifo.open(path, type=type, limit=limit))
+
+    @property
+    def sync(self) -> Any:
+        """The FIFO for code that is not asynchronous."""
+        return self._fifo
+
     @property
     def path(self) -> str:
         """Where it is."""
         return self._fifo.path
+
+    @property
+    def type(self) -> Any:
+        """What messages are; None where bytes go through."""
+        return self._fifo.type
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle was closed."""
+        return self._fifo.closed
 
     async def reader(
         self, timeout: float | None = None, *, ends_with_writers: bool = False
@@ -134,6 +161,9 @@ class Fifo(Generic[T]):
 
     async def __aexit__(self, *_error: object) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        return f"<isthmus.aio.Fifo of {self._fifo!r}>"
 
 
 class FifoRequest(Generic[S, T]):
@@ -173,6 +203,21 @@ class FifoServer(Generic[S, T]):
         else:
             self._server = calls.FifoServer(server, **{"timeout": 0, **options})
         self._reader: FifoReader[bytes] = FifoReader(self._server._reader)
+
+    @property
+    def sync(self) -> Any:
+        """The server for code that is not asynchronous."""
+        return self._server
+
+    @property
+    def path(self) -> str:
+        """Where clients ask."""
+        return self._server.path
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._server.closed
 
     async def recv(self, timeout: float | None = None) -> "FifoRequest[S, T]":
         """The next request; `Empty` when none came in `timeout` seconds."""
@@ -215,6 +260,16 @@ class FifoClient(Generic[S, T]):
             self._client = calls.FifoClient(client, **{"timeout": 0, **options})
         self._reader: FifoReader[bytes] = FifoReader(self._client._reader)
         self._writer: FifoWriter[bytes] = FifoWriter(self._client._writer)
+
+    @property
+    def sync(self) -> Any:
+        """The client for code that is not asynchronous."""
+        return self._client
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._client.closed
 
     async def call(self, message: S, timeout: float | None = None) -> T:
         """Asks, and waits for the reply; errors as those of `isthmus.FifoClient.call`."""

@@ -1,12 +1,12 @@
 """`aio.Pipe`: pipes from asyncio."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from isthmus import pipe as sync
-from isthmus._descriptors import HasFileno
-from isthmus._errors import ShutDown, Unsupported
-from isthmus._pipe_ends import LIMIT
+from isthmus._descriptors import HasFileno, deadline_of, left
+from isthmus._errors import Full, ShutDown, Unsupported
+from isthmus._pipe_ends import LIMIT, at_least_1
 
 from ._streams import Reads, Writes
 
@@ -45,6 +45,16 @@ class PipeReader(Reads, Generic[T]):
         await self._turn()
         found: Any = self._end._next(False) or await self._until(self._end._message, timeout)
         return cast("T", found[0])
+
+    @property
+    def limit(self) -> int:
+        """Bytes of the largest message."""
+        return self._end.limit
+
+    async def recv_many(self, most: int | None = None, timeout: float | None = None) -> list[T]:
+        """The messages that are there, at most `most`, at least one: waits for it as `recv` does."""
+        at_least_1(most)
+        return self._end._and_more(await self.recv(timeout), most)
 
     async def __aiter__(self) -> AsyncIterator[T]:
         """Every message to the end; without a type every line."""
@@ -89,13 +99,50 @@ class PipeWriter(Writes, Generic[T]):
         """
         await self._transmit(self._end._cancellable(message), timeout, self._end._give_up)
 
+    @property
+    def limit(self) -> int:
+        """Bytes of the largest message."""
+        return self._end.limit
+
+    async def send_many(self, messages: Sequence[T], timeout: float | None = None) -> None:
+        """Sends messages with few system calls; `Full` says in `sent` how many went out before `timeout`."""
+        deadline = deadline_of(timeout)
+        sent = 0
+        while sent < len(messages):
+            count, sending = self._end._together(messages[sent : sent + 512])
+            try:
+                if sending is None:
+                    await self.send(messages[sent], left(deadline))
+                else:
+                    await self._transmit(sending, left(deadline), self._end._give_up)
+                sent += count
+            except Full as error:
+                error.sent = sent
+                raise
+
+    async def flush(self, timeout: float | None = None) -> None:
+        """Waits until the rest of an interrupted message is in the pipe; `Full` after `timeout` seconds."""
+        if (owed := self._end._owed()) is not None:
+            await self._transmit(owed, timeout, lambda _sending, _error: None)
+
 
 class PipeEnd(Generic[S, T]):
     """One end of a two-way pipe: `S` is what it sends, `T` what it receives."""
 
+    reader: PipeReader[T]
+    """What comes from the other end."""
+    writer: PipeWriter[S]
+    """What goes to the other end."""
+
     def __init__(self, end: "sync.PipeEnd[S, T]") -> None:
-        self.reader: PipeReader[T] = PipeReader(end.reader)
-        self.writer: PipeWriter[S] = PipeWriter(end.writer)
+        self._end = end
+        self.reader = PipeReader(end.reader)
+        self.writer = PipeWriter(end.writer)
+
+    @property
+    def sync(self) -> Any:
+        """The end for code that is not asynchronous."""
+        return self._end
 
     async def send(self, message: S, timeout: float | None = None) -> None:
         """Sends a message to the other end."""
@@ -121,6 +168,15 @@ class PipeEnd(Generic[S, T]):
         """Every message from the other end, or every line where it has no type."""
         return self.reader.__aiter__()
 
+    def fileno(self) -> int:
+        """The descriptor that becomes readable when there is something to receive."""
+        return self.reader.fileno()
+
+    @property
+    def closed(self) -> bool:
+        """Whether both directions are closed here."""
+        return self._end.closed
+
     def close(self) -> None:
         """Closes both directions in this process."""
         self.writer.close()
@@ -132,9 +188,20 @@ class PipeEnd(Generic[S, T]):
     async def __aexit__(self, *_error: object) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"<isthmus.aio.PipeEnd of {self._end!r}>"
+
 
 class Pipe(Generic[T]):
-    """A one-way pipe: `aio.Pipe(pipe)` wraps one, `aio.Pipe(type=Job)` makes one as `isthmus.Pipe` does."""
+    """A one-way pipe: `aio.Pipe(pipe)` wraps one, `aio.Pipe(type=Job)` makes one as `isthmus.Pipe` does.
+
+    `reader, writer = aio.Pipe()` works as there.
+    """
+
+    reader: PipeReader[T]
+    """Where things come out."""
+    writer: PipeWriter[T]
+    """Where things go in."""
 
     def __init__(
         self,
@@ -145,8 +212,18 @@ class Pipe(Generic[T]):
         limit: int = LIMIT,
     ) -> None:
         made = sync.Pipe(type=type, capacity=capacity, limit=limit) if pipe is None else pipe
-        self.reader: PipeReader[T] = PipeReader(made.reader)
-        self.writer: PipeWriter[T] = PipeWriter(made.writer)
+        self._pipe = made
+        self.reader = PipeReader(made.reader)
+        self.writer = PipeWriter(made.writer)
+
+    @property
+    def sync(self) -> Any:
+        """The pipe for code that is not asynchronous."""
+        return self._pipe
+
+    def __iter__(self) -> Iterator[Any]:
+        """Reader and writer, to be unpacked."""
+        return iter((self.reader, self.writer))
 
     @classmethod
     def two_way(
@@ -166,6 +243,11 @@ class Pipe(Generic[T]):
         self.reader.close()
         return self.writer
 
+    @property
+    def closed(self) -> bool:
+        """Whether both ends are closed here."""
+        return self._pipe.closed
+
     def close(self) -> None:
         """Closes both ends in this process."""
         self.writer.close()
@@ -176,3 +258,6 @@ class Pipe(Generic[T]):
 
     async def __aexit__(self, *_error: object) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        return f"<isthmus.aio.Pipe of {self._pipe!r}>"

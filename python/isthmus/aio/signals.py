@@ -82,6 +82,10 @@ class Receiver:
         except ClosedError:
             raise StopAsyncIteration from None
 
+    def fileno(self) -> int:
+        """A descriptor that is readable while a signal waits."""
+        return self._receiver.fileno()
+
     def close(self) -> None:
         """Stops receiving: tasks that wait get `ClosedError`, iterations end."""
         if not self._receiver.closed:
@@ -113,8 +117,33 @@ class Timer:
 
     @property
     def sync(self) -> SyncTimer:
-        """The timer for code that is not asynchronous, and for what does not wait: `set`, `cancel`."""
+        """The timer for code that is not asynchronous."""
         return self._timer
+
+    def set(self, after: float, interval: float | None = None) -> None:
+        """Runs out in `after` seconds, with `interval` again every so many; the setting before is gone."""
+        self._timer.set(after, interval)
+
+    def cancel(self) -> None:
+        """Runs out no more, until it is set again."""
+        self._timer.cancel()
+
+    def remaining(self) -> float:
+        """Seconds until it runs out next; 0 for one that is not set."""
+        return self._timer.remaining()
+
+    def is_over(self) -> bool:
+        """True for a timer that has nothing to tell, and will not run out unless it is set again."""
+        return self._timer.is_over()
+
+    def fileno(self) -> int:
+        """A descriptor that is readable once it has run out."""
+        return self._timer.fileno()
+
+    @property
+    def closed(self) -> bool:
+        """True after `close()`."""
+        return self._timer.closed
 
     async def get(self, timeout: float | None = None) -> int:
         """Waits until it has run out: how often, since the last time. `Empty` after `timeout` seconds."""
