@@ -1,4 +1,4 @@
-"""What the tests of pipes and FIFOs run in other processes."""
+"""What the tests of pipes and FIFOs share, and run in threads and other processes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,28 @@ import contextlib
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import isthmus
 from support import PATIENCE
+
+SIZES = [0, 1, 4, 100, 4083, 4084, 4085, 4092, 65_524, 65_528, 65_536, 300_000, 1_500_000, 7, 7]
+"""Of blobs, which have 8 bytes more: around PIPE_BUF, around what is read ahead, beyond every capacity."""
+
+SENDER = """
+    import isthmus, sys
+    sys.path.insert(0, sys.argv[1])
+    from streams import blob
+    writer = isthmus.Fifo.open(sys.argv[2], type=bytes).writer(20)
+    first, count, size = map(int, sys.argv[3:6])
+    print("open", flush=True)
+    for number in range(first, first + count):
+        writer.send(blob(number, size))
+    """
+"""Sends blobs through a FIFO. Arguments: the folder of the tests, the path, first number, how many, size."""
 
 
 def blob(number: int, size: int) -> bytes:
@@ -40,6 +56,32 @@ def send_blobs(writer: isthmus.PipeWriter[bytes], sizes: list[int]) -> None:
     with writer:
         for number, size in enumerate(sizes):
             writer.send(blob(number, size))
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    """Starts a thread that does not outlive the tests."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def fill(writer: isthmus.PipeWriter[bytes] | isthmus.FifoWriter[bytes]) -> int:
+    """Sends messages until there is no room; says how many went."""
+    count = 0
+    while True:
+        try:
+            writer.send(b"x" * 1000, timeout=0)
+        except isthmus.Full:
+            return count
+        count += 1
+
+
+def note(found: list[type[BaseException]], call: Callable[..., object], *args: object) -> None:
+    """Writes down the type of what a call raises."""
+    try:
+        call(*args)
+    except isthmus.IsthmusError as error:
+        found.append(type(error))
 
 
 @contextlib.contextmanager

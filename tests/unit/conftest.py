@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import isthmus
+from isthmus import _descriptors as descriptors
 from kernel_peers import QUEUE, SEMAPHORE, fresh_name
 from programs import Program, compiled
 
@@ -21,6 +25,50 @@ def q() -> Iterator[isthmus.Queue[bytes]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         handle.close()
+
+
+@pytest.fixture
+def messages() -> Iterator[isthmus.Pipe[bytes]]:
+    """A pipe for messages of bytes."""
+    with isthmus.Pipe(type=bytes) as pipe:
+        yield pipe
+
+
+@pytest.fixture
+def stream() -> Iterator[isthmus.Pipe[Any]]:
+    """A pipe for bytes."""
+    with isthmus.Pipe() as pipe:
+        yield pipe
+
+
+@pytest.fixture(params=["nowait", "careful", "nonblocking"])
+def way(request: pytest.FixtureRequest) -> Callable[[isthmus.Pipe[Any]], None]:
+    """Makes the ends of a pipe work in one of the three ways there are, whatever this kernel has."""
+
+    def change(pipe: isthmus.Pipe[Any]) -> None:
+        for end in (pipe.reader, pipe.writer):
+            if request.param == "nonblocking":
+                os.set_blocking(end._fd, False)
+            calls = descriptors.calls_for(end._fd, careful=request.param == "careful")
+            end._take_back()
+            end._read_now, end._write_now = calls
+            end._hand_out()
+
+    return change
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[isthmus.Fifo[bytes]]:
+    """A FIFO for messages of bytes."""
+    with isthmus.Fifo(tmp_path / "fifo", type=bytes) as handle:
+        yield handle
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Iterator[isthmus.Fifo[Any]]:
+    """A FIFO for bytes."""
+    with isthmus.Fifo(tmp_path / "lines") as handle:
+        yield handle
 
 
 @pytest.fixture
