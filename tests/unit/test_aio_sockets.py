@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import inspect
 import io
 import os
 import threading
@@ -216,6 +217,16 @@ def test_bytes_files_and_descriptors(run: Run, tmp_path: Path) -> None:
             room = bytearray(10)
             await one.send(b"abc")
             assert await other.recv_into(room, PATIENCE) == 3
+            copy = io.BytesIO()
+            copying = asyncio.create_task(other.recv_file(copy, count=9, timeout=PATIENCE))
+            for part in (b"123", b"456", b"789 and more"):
+                await one.send(part)
+                wanted = min(9, copy.tell() + len(part))
+                while copy.tell() < wanted:
+                    await asyncio.sleep(0.001)
+            assert await copying == 9
+            assert copy.getvalue() == b"123456789"
+            assert await other.recv(PATIENCE) == b" and more"
         passing = {"at": f"unix://{tmp_path}/pass", "here": {}, "there": {}}
         ends = await connected(passing, descriptors=1)
         async with ends[0] as one, ends[1] as other:
@@ -253,6 +264,66 @@ def test_connecting_fails_as_it_does_without_asyncio(run: Run, tmp_path: Path) -
             serving.cancel()
         with pytest.raises(TypeError, match="connect"):
             aio.Stream(f"unix://{tmp_path}/s")  # type: ignore[arg-type]
+
+    run(main())
+
+
+def test_reconnect(run: Run, place: dict[str, Any]) -> None:
+    async def main() -> None:
+        one, other = await connected(place)
+        address = one.address
+        other.sync._sock.close()
+        with pytest.raises(isthmus.PeerDied):
+            await one.recv(PATIENCE)
+        with pytest.raises(isthmus.Timeout, match="the last attempt"):
+            await one.reconnect(0.1)
+        with pytest.raises(isthmus.ClosedError):
+            await one.send(1)
+        again = asyncio.create_task(one.reconnect(PATIENCE, backoff=isthmus.Backoff(0.01)))
+        async with aio.Listener(address, **place["here"]) as listener, await listener.accept(PATIENCE) as new:
+            await again
+            async with one:
+                await one.send("again")
+                assert await new.recv(PATIENCE) == "again"
+                with pytest.raises(isthmus.Unsupported, match="accepted"):
+                    await new.reconnect()
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("sync", "face", "only_sync"),
+    [
+        (isthmus.Stream, aio.Stream, {"from_socket", "makefile", "pair"}),
+        (isthmus.Listener, aio.Listener, {"from_socket", "inherited", "next_turn"}),
+        (isthmus.Datagram, aio.Datagram, set()),
+    ],
+    ids=["stream", "listener", "datagram"],
+)
+def test_what_can_be_done_with_one_can_be_awaited(sync: type, face: type, only_sync: set[str]) -> None:
+    """Ways to make one are wrapped: `aio.Stream(isthmus.Stream.pair()[0])`."""
+    for name, there in inspect.getmembers(sync):
+        if name.startswith("_") or name in only_sync:
+            continue
+        here = getattr(face, name)
+        assert isinstance(here, property) == isinstance(there, property)
+        if not isinstance(here, property):
+            parameters = inspect.signature(here).parameters
+            assert list(parameters) == list(inspect.signature(there).parameters), name
+
+
+def test_what_it_says_of_itself(run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        ends = await connected({"at": f"unix://{tmp_path}/s", "here": {}, "there": {}}, type=int, limit=99)
+        async with ends[0] as one, ends[1] as other:
+            assert (one.type, one.framing, one.limit, one.peer_limit) == (int, "messages", 99, 99)
+            await one.close(finish=False)
+            with pytest.raises(isthmus.PeerDied):
+                await other.recv(PATIENCE)
+        async with aio.Datagram("udp://127.0.0.1:9", type=int) as there:
+            assert (there.type, there.peer, there.limit) == (int, "udp://127.0.0.1:9", 65507)
+        async with aio.Listener(tmp_path / "s") as listener:
+            assert listener.sockets == listener.sync.sockets
 
     run(main())
 

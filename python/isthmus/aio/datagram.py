@@ -128,6 +128,21 @@ class Datagram(Generic[T]):
         return self._datagram.address
 
     @property
+    def peer(self) -> str | None:
+        """As of `isthmus.Datagram`."""
+        return self._datagram.peer
+
+    @property
+    def type(self) -> Any:
+        """As of `isthmus.Datagram`."""
+        return self._datagram.type
+
+    @property
+    def limit(self) -> int:
+        """As of `isthmus.Datagram`."""
+        return self._datagram.limit
+
+    @property
     def closed(self) -> bool:
         """As of `isthmus.Datagram`."""
         return self._datagram.closed
@@ -145,6 +160,9 @@ class Datagram(Generic[T]):
 
     async def __aexit__(self, *exception: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self._datagram,)
 
     def __repr__(self) -> str:
         return repr(self._datagram).replace("isthmus.Datagram", "isthmus.aio.Datagram")

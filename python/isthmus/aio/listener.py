@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Generic, Self, TypeVar, overload
 
@@ -134,6 +135,11 @@ class Listener(Generic[T]):
         return self._listener.port
 
     @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """As of `isthmus.Listener`."""
+        return self._listener.sockets
+
+    @property
     def closed(self) -> bool:
         """As of `isthmus.Listener`."""
         return self._listener.closed
@@ -151,6 +157,9 @@ class Listener(Generic[T]):
 
     async def __aexit__(self, *exception: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self._listener,)
 
     def __repr__(self) -> str:
         return repr(self._listener).replace("isthmus.Listener", "isthmus.aio.Listener")

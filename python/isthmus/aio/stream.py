@@ -10,7 +10,7 @@ import os
 import select
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import IO, TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from isthmus._errors import Empty, Full, IsthmusError, ShutDown, Timeout
 from isthmus.socket._address import Address, Place, unknown_host
@@ -113,7 +113,14 @@ class Stream(Generic[T]):
         self, file: IO[bytes], *, count: int | None = None, timeout: float | None = None
     ) -> int:
         """As `isthmus.Stream.recv_file`; writing to a disk is not waited for in the background."""
-        return await self._received(lambda: self._stream.recv_file(file, count=count, timeout=0), timeout)
+        counted = _Counted(file)
+
+        def attempt() -> int:
+            rest = None if count is None else count - counted.written
+            self._stream.recv_file(cast("IO[bytes]", counted), count=rest, timeout=0)
+            return counted.written
+
+        return await self._received(attempt, timeout)
 
     async def read(self, size: int, timeout: float | None = None) -> bytes:
         """As `isthmus.Stream.read`."""
@@ -257,18 +264,27 @@ class Stream(Generic[T]):
 
     # ---- ends
 
-    async def close(self, timeout: float | None = 1.0) -> None:
+    async def reconnect(self, timeout: float | None = None, *, backoff: Backoff | None = None) -> None:
+        """As `isthmus.Stream.reconnect`."""
+        stream = self._stream
+        deadline = deadline_of(timeout)
+        stream._let_go()
+        opened = await connect(stream._where, stream._terms, left(deadline), backoff or Backoff())
+        stream._resume(opened)
+
+    async def close(self, timeout: float | None = 1.0, *, finish: bool = True) -> None:
         """As `isthmus.Stream.close`: what is still here has `timeout` seconds to get out."""
         stream = self._stream
         if stream.closed:
             return
         try:
-            with contextlib.suppress(IsthmusError, OSError):  # there is nobody to tell
-                await self.finish(timeout)
+            if finish and os.getpid() == stream._owner:
+                with contextlib.suppress(IsthmusError, OSError):  # there is nobody to tell
+                    await self.finish(timeout)
         except asyncio.CancelledError:
-            stream.close(0)
+            stream.close(0, finish=finish)
             raise
-        stream.close(0)
+        stream.close(0, finish=finish)
 
     async def __aenter__(self) -> Self:
         return self
@@ -299,6 +315,26 @@ class Stream(Generic[T]):
         return self._stream.certificate
 
     @property
+    def type(self) -> Any:
+        """As of `isthmus.Stream`."""
+        return self._stream.type
+
+    @property
+    def framing(self) -> "Framing":
+        """As of `isthmus.Stream`."""
+        return self._stream.framing
+
+    @property
+    def limit(self) -> int:
+        """As of `isthmus.Stream`."""
+        return self._stream.limit
+
+    @property
+    def peer_limit(self) -> int:
+        """As of `isthmus.Stream`."""
+        return self._stream.peer_limit
+
+    @property
     def closed(self) -> bool:
         """As of `isthmus.Stream`."""
         return self._stream.closed
@@ -307,8 +343,25 @@ class Stream(Generic[T]):
         """As of `isthmus.Stream`."""
         return self._stream.fileno()
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self._stream,)
+
     def __repr__(self) -> str:
         return repr(self._stream).replace("isthmus.Stream", "isthmus.aio.Stream")
+
+
+class _Counted:
+    """A file that knows how much was written to it, over several attempts."""
+
+    __slots__ = ("_write", "written")
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._write = file.write
+        self.written = 0
+
+    def write(self, data: bytes) -> None:
+        self._write(data)
+        self.written += len(data)
 
 
 async def take_steps(steps: Steps[R], timeout: float | None, deadline: float | None, doing: str) -> R:

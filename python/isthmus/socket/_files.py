@@ -125,7 +125,6 @@ def recv_file(stream: "Stream[Any]", file: "IO[bytes]", count: int | None, timeo
             raise Unsupported(f"{stream._who} sends a message, not a file: recv() takes it")
         if count is not None and item.size > count:
             raise stream._does_not_fit(item.size, count)
-        size = item.size
         while item.size:
             if not stream._rest:
                 stream._rest = _next_bytes(stream, item.size, timeout, deadline)
@@ -135,7 +134,7 @@ def recv_file(stream: "Stream[Any]", file: "IO[bytes]", count: int | None, timeo
         rest = stream._rest
         stream._ready.popleft()
         stream._chunk, stream._rest = rest, b""
-        return size
+        return item.total
     finally:
         if held:
             stream._receiving.release()

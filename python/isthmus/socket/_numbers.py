@@ -59,15 +59,21 @@ class Numbers:
 
     def __init__(self, fingerprint: int) -> None:
         self._type = fingerprint & 0xFFFF_FFFF
-        self._source = int.from_bytes(os.urandom(8), "little")
-        self._next = 0
+        self._begin()
         self._sources: OrderedDict[int, _Source] = OrderedDict()
         self.missing = 0
         self.late = 0
         self.duplicate = 0
 
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._source = int.from_bytes(os.urandom(8), "little")
+        self._next = 0
+
     def header(self) -> bytes:
-        """For the next datagram."""
+        """For the next datagram. A forked child is a source of its own."""
+        if os.getpid() != self._process:
+            self._begin()
         number, self._next = self._next, self._next + 1
         return _HEADER.pack(_MAGIC, self._type, self._source, number)
 

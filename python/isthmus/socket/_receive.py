@@ -70,12 +70,12 @@ _Item = Any
 
 
 class FileComes:
-    """In the place of a message: a file of this many bytes, which are not read ahead."""
+    """In the place of a message: a file of `total` bytes, which are not read ahead; `size` are missing."""
 
-    __slots__ = ("size",)
+    __slots__ = ("size", "total")
 
     def __init__(self, size: int) -> None:
-        self.size = size
+        self.size = self.total = size
 
 
 class WithDescriptors:

@@ -34,6 +34,8 @@ class Terms(NamedTuple):
     context: ssl.SSLContext | None
     server_name: str | None
     keepalive: float | None
+    tls: Any = None
+    """The `Tls` that the context of a listener was made of, for processes that it goes to."""
 
     @property
     def fingerprint(self) -> int:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, Self, TypeVar, overload
 
-from isthmus._codec import OBJECT, codec_for
+from isthmus._codec import OBJECT, Codec, codec_for
 from isthmus._errors import (
     ClosedError,
     Denied,
@@ -142,43 +142,65 @@ class Datagram(Generic[T]):
             raise ValueError(f"to={to!r} and at={at!r} are different kinds of addresses")
         kind = target or own
         assert kind is not None
-        self._unix = kind.scheme == "unix"
-        self._codec = codec_for(type)
-        self._allowed = users_of(users) if self._unix else None
-        if self._codec is not None and self._codec.fingerprint == OBJECT:
-            if not self._unix:
+        unix = kind.scheme == "unix"
+        codec = codec_for(type)
+        allowed = users_of(users) if unix else None
+        if codec is not None and codec.fingerprint == OBJECT:
+            if not unix:
                 raise Unsupported(
                     f"{kind}: type=object (pickle) lets who sends run code here, so it takes a Unix socket; "
                     "over UDP use a type that msgspec takes"
                 )
-            self._allowed = frozenset({os.geteuid()})
-        if (broadcast or share) and self._unix:
+            allowed = frozenset({os.geteuid()})
+        if (broadcast or share) and unix:
             raise Unsupported(f"{kind}: broadcast= and share= are for udp://")
-        self._limit = limit if limit is not None else _UNIX_MOST if self._unix else _UDP_MOST
-        if not 1 <= self._limit < 1 << 30:
+        most = limit if limit is not None else _UNIX_MOST if unix else _UDP_MOST
+        if not 1 <= most < 1 << 30:
             raise ValueError(f"limit={limit}: it takes a number of bytes from 1 upwards")
-        fingerprint = 0 if self._codec is None else self._codec.fingerprint
-        self._numbers = Numbers(fingerprint) if numbered else None
+        self._agree(target, unix, codec, allowed, most, numbered)
+        self._settle_in(*self._make(own, broadcast, share, mode))
+
+    def _agree(
+        self,
+        target: Address | None,
+        unix: bool,
+        codec: Codec | None,
+        allowed: frozenset[int] | None,
+        limit: int,
+        numbered: bool,
+    ) -> None:
+        """What does not depend on the socket."""
         self._target = target
-        self._owner = os.getpid()
-        self._identity: tuple[int, int] | None = None
+        self._unix = unix
+        self._codec = codec
+        self._allowed = allowed
+        self._limit = limit
+        self._numbers = Numbers(0 if codec is None else codec.fingerprint) if numbered else None
         self._closed = False
         self._before_close: Callable[[int], None] | None = None
         self._places: dict[str, Any] = {}
         self._counts = dict.fromkeys(("received", "too_large", "invalid", "denied"), 0)
         self._receiving = threading.Lock()
         self._sending = threading.Lock()
-        self._sock, self._own = self._make(target, own, broadcast, share, mode)
-        self._number = self._sock.fileno()
-        self._buffer = bytearray(self._limit + (HEADER_SIZE if numbered else 0))
+        self._buffer = bytearray(limit + (HEADER_SIZE if numbered else 0))
         self._view = memoryview(self._buffer)
 
+    def _settle_in(self, sock: socket.socket, own: Address | None, identity: tuple[int, int] | None) -> None:
+        """The socket, where it receives, and what identifies the file of a Unix socket."""
+        self._sock = sock
+        self._number = sock.fileno()
+        self._own = own
+        self._identity = identity
+        self._owner = os.getpid()
+
     def _make(
-        self, target: Address | None, own: Address | None, broadcast: bool, share: bool, mode: int
-    ) -> tuple[socket.socket, Address | None]:
+        self, own: Address | None, broadcast: bool, share: bool, mode: int
+    ) -> tuple[socket.socket, Address | None, tuple[int, int] | None]:
+        target = self._target
+        identity = None
         if self._unix:
             if own is not None:
-                sock, self._identity = _binding.bind_unix(own, socket.SOCK_DGRAM, mode, None)
+                sock, identity = _binding.bind_unix(own, socket.SOCK_DGRAM, mode, None)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             else:  # with SO_PASSCRED it would get an abstract address, where everybody can send to
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -208,11 +230,11 @@ class Datagram(Generic[T]):
         except OSError as problem:
             sock.close()
             if own is not None:
-                _binding.unbind_unix(own, self._identity)
+                _binding.unbind_unix(own, identity)
             raise self._failure(problem, target) from problem
         if own is not None and not self._unix:
             own = own._replace(port=sock.getsockname()[1])
-        return sock, own
+        return sock, own, identity
 
     # ---- what it is
 
@@ -524,6 +546,12 @@ class Datagram(Generic[T]):
         self._sock.close()
         if inside:
             self._receiving.release()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For a child that multiprocessing spawns; TypeError elsewhere."""
+        from . import _spawning
+
+        return _spawning.datagram(self)
 
     def __enter__(self) -> Self:
         return self

@@ -338,6 +338,12 @@ class Listener(Generic[T]):
         for sock in self._socks:
             sock.close()
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """For a child that multiprocessing spawns; TypeError elsewhere."""
+        from . import _spawning
+
+        return _spawning.listener(self)
+
     def __enter__(self) -> Self:
         return self
 
@@ -537,7 +543,8 @@ def _listening_terms(
         from ._tls import server_context
 
         context = server_context(tls)
-    return terms_for(where, type, framing, limit, key, users, descriptors, context, None, keepalive)
+    terms = terms_for(where, type, framing, limit, key, users, descriptors, context, None, keepalive)
+    return terms._replace(tls=None if tls is context else tls)
 
 
 def _check_opening(opening_timeout: float, most_opening: int) -> None:

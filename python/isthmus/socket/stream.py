@@ -348,7 +348,7 @@ class Stream(BytesReceiver, Sender, Generic[T]):
         With messages: what one `send_file` sends; `TooLarge` when it is longer than `count`, and
         `Unsupported` when a message comes instead. With framing="raw": `count` bytes, or all until the
         other side finishes. After `Empty` (nothing came in `timeout` seconds) another call goes on where
-        this one was.
+        this one was; for what `send_file` sends the last one says how many bytes it had.
         """
         return _files.recv_file(self, file, count, timeout)
 
@@ -442,17 +442,30 @@ class Stream(BytesReceiver, Sender, Generic[T]):
         says. What was received and not taken is gone, and so is what was sent and had not arrived; which
         messages these are only the application can know.
         """
+        deadline = deadline_of(timeout)
+        self._let_go()
+        self._resume(connect_again(self._where, self._terms, left(deadline), backoff or Backoff()))
+
+    def _let_go(self) -> None:
+        """Ends the connection that there was."""
         if self._role != CONNECTED or self._where.path == "(pair)":
             raise Unsupported("only the side that connected can connect again: this stream was accepted")
-        deadline = deadline_of(timeout)
         self._closed = self._owed = True
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         self._release()
-        opened = connect_again(self._where, self._terms, left(deadline), backoff or Backoff())
+
+    def _resume(self, opened: Opened) -> None:
+        """Goes on with a new one."""
         self._owner = os.getpid()
         self._attach(opened)
         self._closed = False
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For a child that multiprocessing spawns; TypeError elsewhere."""
+        from . import _spawning
+
+        return _spawning.stream(self)
 
     def __enter__(self) -> Self:
         return self
