@@ -10,7 +10,7 @@ from isthmus._errors import ClosedError, OwnerDied, WouldBlock
 from ._driver import check, settle, until
 from ._tasks import context
 
-__all__ = ["Permits", "Recovery", "Wrapper", "acquire", "wait"]
+__all__ = ["Entered", "Permits", "Recovery", "Wrapper", "acquire", "wait"]
 
 S = TypeVar("S")
 
@@ -94,7 +94,33 @@ class Wrapper(Generic[S]):
         return f"<isthmus.aio.{type(self).__name__} {what}{' (closed)' if self.closed else ''}>"
 
 
-class Permits:
+class Entered:
+    """`async with` takes it and gives it back, by the `acquire` and `release` of its class."""
+
+    __slots__ = ()
+
+    async def acquire(self, timeout: float | None = None) -> bool:
+        """Takes it; False when `timeout` seconds went by (None waits, 0 tries)."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Gives it back."""
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Self:
+        await self.acquire()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class Permits(Entered):
     """A lock of a handle, for tasks: `async with`, `acquire`, `release`."""
 
     __slots__ = ("_lock", "_what")
@@ -110,18 +136,6 @@ class Permits:
     def release(self) -> None:
         """Gives it back. `NotOwnerError` where this task does not hold it."""
         self._lock._release(1, context())
-
-    async def __aenter__(self) -> Self:
-        await self.acquire()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
 
 
 class Recovery:

@@ -1,19 +1,18 @@
 """`aio.LockSet`: several locks at once, in one order that all processes use, from asyncio."""
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from isthmus.lockset import in_order
 
 from ._driver import End
-from ._sync import Permits, Wrapper
+from ._sync import Entered, Permits, Wrapper
 from .condition import Condition
 from .mutex import Mutex
 
 __all__ = ["LockSet"]
 
 
-class LockSet:
+class LockSet(Entered):
     """Several locks at once, all or none: `async with aio.LockSet(a, b, c):`; see `isthmus.LockSet`.
 
     A task that is cancelled while it waits gives back what it has.
@@ -51,18 +50,6 @@ class LockSet:
                 failure = failure or error
         if failure is not None:
             raise failure
-
-    async def __aenter__(self) -> Self:
-        await self.acquire()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
 
     def __repr__(self) -> str:
         return f"LockSet({', '.join(map(repr, self._locks))})"

@@ -2,16 +2,17 @@
 
 import asyncio
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from isthmus._errors import DeadlockError, NotOwnerError
 from isthmus._range_lock import RangeLock as SyncRangeLock
 
+from ._sync import Entered
+
 __all__ = ["RangeLock"]
 
 
-class RangeLock:
+class RangeLock(Entered):
     """A lock on a range of a `MappedFile` from asyncio: `async with aio.RangeLock(file.lock(0, 4096)):`.
 
     It wraps a lock that `isthmus.MappedFile.lock` gave, is held by the task that took it, and excludes all
@@ -64,18 +65,6 @@ class RangeLock:
             raise NotOwnerError(f"{self._lock!r} is not held by this task")
         self._task = None
         self._lock.release()
-
-    async def __aenter__(self) -> Self:
-        await self.acquire()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
 
     def __repr__(self) -> str:
         return f"<isthmus.aio.RangeLock of {self._lock!r}>"

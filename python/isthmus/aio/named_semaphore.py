@@ -12,13 +12,13 @@ the next task, or back to the semaphore.
 import asyncio
 import os
 import threading
-from types import TracebackType
 from typing import Any, Self
 
 from isthmus._errors import IsthmusError
 from isthmus.named_semaphore import NamedSemaphore as SyncNamedSemaphore
 
 from ._driver import check
+from ._sync import Entered
 
 __all__ = ["NamedSemaphore"]
 
@@ -42,7 +42,7 @@ except RuntimeError:
     _ending = True
 
 
-class NamedSemaphore:
+class NamedSemaphore(Entered):
     """A POSIX semaphore from asyncio, beside the threads and programs that use it.
 
     `aio.NamedSemaphore(s)` wraps an open `isthmus.NamedSemaphore`, which goes on working;
@@ -92,18 +92,6 @@ class NamedSemaphore:
     def release(self, n: int = 1) -> None:
         """Gives `n` back, or more than there were; see `isthmus.NamedSemaphore.release`."""
         self._semaphore.release(n)
-
-    async def __aenter__(self) -> Self:
-        await self.acquire()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
 
     @property
     def value(self) -> int:

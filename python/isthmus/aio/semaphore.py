@@ -1,18 +1,29 @@
 """`aio.Semaphore` and `aio.BoundedSemaphore`: so many at a time, from asyncio."""
 
-from types import TracebackType
-from typing import Self
+from typing import TypeVar
 
 from isthmus.semaphore import BoundedSemaphore as SyncBoundedSemaphore
 from isthmus.semaphore import Semaphore as SyncSemaphore
 
-from ._sync import Wrapper, acquire
+from ._sync import Entered, Wrapper, acquire
 from ._tasks import context
 
 __all__ = ["BoundedSemaphore", "Semaphore"]
 
+S = TypeVar("S", SyncSemaphore, SyncBoundedSemaphore)
 
-class Semaphore(Wrapper[SyncSemaphore]):
+
+class _Permits(Entered, Wrapper[S]):
+    """What both take."""
+
+    __slots__ = ()
+
+    async def acquire(self, timeout: float | None = None) -> bool:
+        """Takes a permit; False when `timeout` seconds went by (None waits, 0 tries)."""
+        return await acquire(self._sync, "permit", timeout)
+
+
+class Semaphore(_Permits[SyncSemaphore]):
     """A counter that nobody takes below zero, from asyncio; see `isthmus.Semaphore`.
 
     A task that is cancelled while it waits takes no permit, and its wake-up goes to the next.
@@ -21,10 +32,6 @@ class Semaphore(Wrapper[SyncSemaphore]):
     __slots__ = ()
 
     _class = SyncSemaphore
-
-    async def acquire(self, timeout: float | None = None) -> bool:
-        """Takes a permit; False when `timeout` seconds went by (None waits, 0 tries)."""
-        return await acquire(self._sync, "permit", timeout)
 
     def release(self, n: int = 1) -> None:
         """Gives `n` permits. `TooLarge` beyond 2,147,483,647."""
@@ -35,20 +42,8 @@ class Semaphore(Wrapper[SyncSemaphore]):
         """Permits there are; another moment may differ."""
         return self._sync.value
 
-    async def __aenter__(self) -> Self:
-        await self.acquire()
-        return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
-
-
-class BoundedSemaphore(Wrapper[SyncBoundedSemaphore]):
+class BoundedSemaphore(_Permits[SyncBoundedSemaphore]):
     """So many at a time, from asyncio, permits of the dead coming back; see `isthmus.BoundedSemaphore`.
 
     A task that is cancelled while it waits takes no permit, and its wake-up goes to the next.
@@ -57,10 +52,6 @@ class BoundedSemaphore(Wrapper[SyncBoundedSemaphore]):
     __slots__ = ()
 
     _class = SyncBoundedSemaphore
-
-    async def acquire(self, timeout: float | None = None) -> bool:
-        """Takes a permit; False when `timeout` seconds went by (None waits, 0 tries)."""
-        return await acquire(self._sync, "permit", timeout)
 
     def release(self) -> None:
         """Gives a permit of this process back. `NotOwnerError`, a `ValueError`, where it has none."""
@@ -79,15 +70,3 @@ class BoundedSemaphore(Wrapper[SyncBoundedSemaphore]):
     def holders(self) -> list[int]:
         """Process ids of those who have permits, once for each."""
         return self._sync.holders()
-
-    async def __aenter__(self) -> Self:
-        await self.acquire()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
