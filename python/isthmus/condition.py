@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from . import _core
-from ._errors import ClosedError, NotOwnerError
-from ._sync import Opening
+from ._errors import NotOwnerError
+from ._sync import OnHandle, Opening, remade, where
 from .mutex import Mutex
 
 __all__ = ["Condition"]
@@ -22,7 +22,7 @@ class _Lock(Mutex):
     _flavour: Literal["mutex", "rlock", "condition"] = "condition"
 
 
-class Condition:
+class Condition(OnHandle):
     """Waiting for something to change under a lock, between processes.
 
     `Condition(name)` opens the condition of that name, or creates it, with a recursive lock of its own;
@@ -67,6 +67,9 @@ class Condition:
                 _Lock, name, "open", "raise", where, None if name else place, "condition"
             )
         self.lock = lock
+
+    def _handle(self) -> _core.Sync:
+        return self._cells
 
     @classmethod
     def _made(
@@ -169,38 +172,7 @@ class Condition:
             self.lock.close()
         self._cells.close()
 
-    def unlink(self) -> None:
-        """Removes the name; those who have it open go on using it."""
-        self._cells.unlink()
-
-    @property
-    def name(self) -> str | None:
-        """The name, or None for an anonymous condition."""
-        return self._cells.name
-
-    @property
-    def closed(self) -> bool:
-        """True after `close()`."""
-        return self._cells.closed
-
-    def __repr__(self) -> str:
-        what = "anonymous" if self.name is None else repr(self.name)
-        return f"<isthmus.{type(self).__name__} {what}{' (closed)' if self.closed else ''}>"
-
     def __reduce__(self) -> tuple[object, ...]:
-        if self.closed:
-            raise ClosedError("this handle is closed: it cannot be pickled")
-        namespace, name, fd, nonce = self._cells._place()
-        place = None if name is not None else (os.getpid(), fd, nonce)
+        namespace, name, place = where(self._cells)
         lock = None if isinstance(self.lock, _Lock) else self.lock
-        return _reopen, (type(self), os.fspath(namespace), name, lock, place)
-
-
-def _reopen(
-    cls: type[Condition],
-    namespace: str,
-    name: str | None,
-    lock: Mutex | None,
-    place: tuple[int, int, int] | None,
-) -> Any:
-    return cls._made(name, "open", namespace, lock, place)
+        return remade, (type(self), name, "open", namespace, lock, place)

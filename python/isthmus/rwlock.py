@@ -2,17 +2,17 @@
 
 import os
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from . import _core
-from ._errors import ClosedError, OwnerDied
-from ._sync import Opening
+from ._errors import OwnerDied
+from ._sync import OnHandle, Opening, remade, where
 from .mutex import detecting
 
 __all__ = ["RWLock"]
 
 
-class RWLock:
+class RWLock(OnHandle):
     """Many readers at a time, or one writer, between processes: `with lock.read:` and `with lock.write:`.
 
     `RWLock(name)` opens the lock of that name, or creates it; `RWLock()` is anonymous: it reaches other
@@ -50,6 +50,9 @@ class RWLock:
     ) -> None:
         self.write = detecting(_core.Sync("write", name, mode, None, 0, namespace, adopt), deadlock)
         self.read = self.write._as("read")
+
+    def _handle(self) -> _core.Sync:
+        return self.write
 
     @classmethod
     def _made(
@@ -103,35 +106,10 @@ class RWLock:
         """Process ids of the readers, once for each share."""
         return self.write._holders()[1]
 
-    def close(self) -> None:
-        """Ends this handle; what is held stays held. Closing twice does nothing."""
-        self.write.close()
-
-    def unlink(self) -> None:
-        """Removes the name; those who have it open go on using it."""
-        self.write.unlink()
-
-    @property
-    def name(self) -> str | None:
-        """The name, or None for an anonymous lock."""
-        return self.write.name
-
-    @property
-    def closed(self) -> bool:
-        """True after `close()`."""
-        return self.write.closed
-
-    def __repr__(self) -> str:
-        what = "anonymous" if self.name is None else repr(self.name)
-        return f"<isthmus.{type(self).__name__} {what}{' (closed)' if self.closed else ''}>"
-
     def __reduce__(self) -> tuple[object, ...]:
-        if self.closed:
-            raise ClosedError("this handle is closed: it cannot be pickled")
-        namespace, name, fd, nonce = self.write._place()
-        place = None if name is not None else (os.getpid(), fd, nonce)
+        namespace, name, place = where(self.write)
         deadlock = "raise" if self.write._detects() else "wait"
-        return _reopen, (type(self), os.fspath(namespace), name, deadlock, place)
+        return remade, (type(self), name, "open", namespace, deadlock, place)
 
 
 class _Recovery:
@@ -153,13 +131,3 @@ class _Recovery:
         traceback: TracebackType | None,
     ) -> None:
         self._lock._recovered(kind is None)
-
-
-def _reopen(
-    cls: type[RWLock],
-    namespace: str,
-    name: str | None,
-    deadlock: Literal["wait", "raise"],
-    place: tuple[int, int, int] | None,
-) -> Any:
-    return cls._made(name, "open", namespace, deadlock, place)
