@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import subprocess
 import sys
+import termios
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import isthmus
-from support import PATIENCE
+from support import PATIENCE, wait_until
 
 SIZES = [0, 1, 4, 100, 4083, 4084, 4085, 4092, 65_524, 65_528, 65_536, 300_000, 1_500_000, 7, 7]
 """Of blobs, which have 8 bytes more: around PIPE_BUF, around what is read ahead, beyond every capacity."""
@@ -63,6 +65,20 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
+
+
+def when_some_is_inside(
+    end: isthmus.PipeWriter[Any] | isthmus.FifoReader[Any], call: Callable[[], object]
+) -> None:
+    """Waits until a part of a large message stands in the pipe of this end, and calls."""
+    room = bytearray(4)
+
+    def inside() -> int:
+        fcntl.ioctl(end.fileno(), termios.FIONREAD, room)
+        return int.from_bytes(room, sys.byteorder)
+
+    wait_until(lambda: inside() >= 4096, "a part of the message to be inside")
+    call()
 
 
 def fill(writer: isthmus.PipeWriter[bytes] | isthmus.FifoWriter[bytes]) -> int:

@@ -383,10 +383,12 @@ def test_ctrl_c_in_a_loop() -> None:
         """
         import asyncio, isthmus, os, signal, threading
         from isthmus import aio
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         pipe = aio.Pipe(type=bytes)
+        async def main():
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+            await pipe.reader.recv()
         try:
-            asyncio.run(pipe.reader.recv())
+            asyncio.run(main())
         except KeyboardInterrupt:
             print("interrupted")
         """

@@ -140,8 +140,8 @@ def test_ctrl_c_ends_every_wait(tmp_path: Path, call: str) -> None:
         other = isthmus.Fifo(sys.argv[1] + "/b", type=bytes)
         reader = other.reader()
         full = other.writer()
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
             {call}
         except KeyboardInterrupt:
             print("interrupted")

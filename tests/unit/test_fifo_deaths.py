@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import textwrap
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 import forking
 import isthmus
-from streams import SENDER, blob, in_thread, number_of
+from streams import SENDER, blob, in_thread, number_of, when_some_is_inside
 from support import PATIENCE, Peer, Watchdog, run_python, wait_until
 
 Start = Callable[..., Peer]
@@ -116,11 +115,10 @@ def refused(writer: isthmus.FifoWriter[bytes]) -> bool:
 
 def test_the_reader_gone_in_the_middle(fifo: isthmus.Fifo[bytes]) -> None:
     reader, writer = fifo.reader(), fifo.writer()
-    timer = threading.Timer(0.1, reader.close)
-    timer.start()
+    closing = in_thread(lambda: when_some_is_inside(reader, reader.close))
     with pytest.raises(isthmus.PeerDied, match="of 50000000 bytes went"):
         writer.send(bytes(50_000_000))
-    timer.join()
+    closing.join()
     for size in (1, 100_000):
         with pytest.raises(isthmus.ShutDown, match="nobody reads"):
             writer.send(bytes(size))

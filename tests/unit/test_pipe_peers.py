@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import textwrap
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,17 @@ import pytest
 import forking
 import isthmus
 from isthmus import _descriptors as descriptors
-from streams import SIZES, blob, compiled, echo_back, number_of, program, send_blobs
+from streams import (
+    SIZES,
+    blob,
+    compiled,
+    echo_back,
+    in_thread,
+    number_of,
+    program,
+    send_blobs,
+    when_some_is_inside,
+)
 from support import PATIENCE, Watchdog, process_state, run_python, wait_until
 
 # ---------------------------------------------------------------------------------------- the other end
@@ -76,13 +85,12 @@ def test_a_receiver_killed_in_the_middle_of_a_message(messages: isthmus.Pipe[byt
     with program(code, stdin=messages.reader) as process:
         messages.reader.close()
         messages.writer.send(b"first")
-        sender = threading.Timer(0.1, process.kill)
-        sender.start()
+        killing = in_thread(lambda: when_some_is_inside(messages.writer, process.kill))
         with pytest.raises(isthmus.PeerDied, match="bytes went"):
             messages.writer.send(bytes(50_000_000))
         with pytest.raises(isthmus.ShutDown):
             messages.writer.send(b"x")
-        sender.join()
+        killing.join()
 
 
 def test_a_stopped_receiver_delays_and_loses_nothing(messages: isthmus.Pipe[bytes]) -> None:

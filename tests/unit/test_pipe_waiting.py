@@ -145,8 +145,8 @@ def test_ctrl_c_ends_every_wait_and_nothing_is_torn(call: str) -> None:
         import isthmus, os, signal, threading
         pipe = isthmus.Pipe(type=bytes)
         reader, writer = pipe
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
             {call}
         except KeyboardInterrupt:
             print("interrupted")

@@ -340,10 +340,10 @@ def test_ctrl_c_ends_the_loop_and_the_stages() -> None:
         """
         import isthmus, os, signal, threading
         pids = []
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
             with isthmus.pipeline("sleep 600", "cat") as p:
                 pids = [stage.pid for stage in p.progress()]
+                threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
                 for line in p:
                     pass
         except KeyboardInterrupt:
