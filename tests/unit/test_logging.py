@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import logging.config
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,70 +16,12 @@ import pytest
 import isthmus
 import isthmus.logging
 from isthmus.logging import QueueHandler, QueueListener
-from support import Peer, object_files, run_python, wait_until
+from logs import Keeping, empty, fill, handler, logger, queue, received
+from support import Peer, object_files, run_python
+
+__all__ = ["handler", "logger", "queue"]
 
 Start = Callable[..., Peer]
-
-
-class Keeping(logging.Handler):
-    """Keeps the records it gets."""
-
-    def __init__(self, level: int = logging.NOTSET) -> None:
-        super().__init__(level)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-    @property
-    def texts(self) -> list[str]:
-        return [record.getMessage() for record in self.records]
-
-
-@pytest.fixture
-def queue() -> Iterator[isthmus.Queue[bytes]]:
-    """A queue of bytes, emptied in the end."""
-    with isthmus.Queue("logs", type=bytes, capacity=1 << 20) as handle:
-        yield handle
-        while not handle.empty():
-            handle.get(timeout=0)
-
-
-@pytest.fixture
-def handler(queue: isthmus.Queue[bytes]) -> Iterator[QueueHandler]:
-    """Sends to the queue."""
-    made = QueueHandler(queue)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def logger(handler: QueueHandler) -> logging.Logger:
-    """A logger whose records go to the queue, all of them and nowhere else."""
-    made = logging.Logger("test.isthmus", 1)  # noqa: LOG001 - unknown to pytest, which adds a handler to others
-    made.addHandler(handler)
-    return made
-
-
-def received(queue: isthmus.Queue[bytes]) -> list[logging.LogRecord]:
-    """What a listener hands on of all that is in the queue."""
-    keeping = Keeping()
-    with QueueListener(queue, keeping):
-        pass
-    return keeping.records
-
-
-def fill(queue: isthmus.Queue[bytes]) -> None:
-    """Leaves no room for a record."""
-    for size in (200, 8):
-        with contextlib.suppress(isthmus.Full):
-            while True:
-                queue.put(bytes(size), timeout=0)
-
-
-def empty(queue: isthmus.Queue[bytes]) -> None:
-    while not queue.empty():
-        queue.get(timeout=0)
 
 
 # ---------------------------------------------------------------------------------------- what arrives
@@ -469,162 +410,6 @@ def test_a_child_does_not_tell_what_its_parent_lost() -> None:
         print("ok")
     """)
     assert out == "ok\n"
-
-
-# ---------------------------------------------------------------------------------------- processes
-
-
-CONFIGURED = """
-    import logging, logging.config, os, sys, threading
-    logging.config.dictConfig({
-        "version": 1,
-        "handlers": {
-            "out": {
-                "class": "isthmus.logging.QueueHandler", "queue": "logs", "timeout": 20.0, "level": "INFO",
-            },
-        },
-        "root": {"level": "DEBUG", "handlers": ["out"]},
-    })
-    def log(thread, count):
-        mine = logging.getLogger(f"work.{thread}")
-        for number in range(count):
-            mine.debug("not sent")
-            mine.info("%d %d %s", thread, number, "x" * (number % 300))
-"""
-
-
-def check_order(keeping: Keeping, pid: int, threads: int) -> list[int]:
-    """Of each thread of a process all records from the first on came, whole, in order; how many."""
-    counts = [0] * threads
-    for record in keeping.records:
-        if record.process == pid:
-            thread, number, *filling = record.getMessage().split(" ")
-            assert record.name == f"work.{thread}"
-            assert int(number) == counts[int(thread)]
-            assert filling == ["x" * (int(number) % 300)]
-            counts[int(thread)] += 1
-    return counts
-
-
-def test_processes_and_threads_log_by_name_and_one_is_killed(
-    queue: isthmus.Queue[bytes], spawn: Start
-) -> None:
-    keeping = Keeping()
-    code = (
-        CONFIGURED
-        + """
-    pool = [threading.Thread(target=log, args=(number, int(sys.argv[1]))) for number in range(2)]
-    print("ready", flush=True)
-    sys.stdin.readline()
-    for thread in pool: thread.start()
-    for thread in pool: thread.join()
-    logging.shutdown()
-    """
-    )
-    with QueueListener(queue, keeping):
-        peers = [spawn(code, 1000) for _ in range(2)]
-        doomed = spawn(code, 1_000_000)
-        for peer in (*peers, doomed):
-            peer.expect("ready")
-            peer.send()
-        wait_until(lambda: sum(one.process == doomed.pid for one in keeping.records) > 200, "its records")
-        doomed.kill()
-        for peer in peers:
-            peer.finish()
-    for peer in peers:
-        assert check_order(keeping, peer.pid, 2) == [1000, 1000]
-    assert sum(check_order(keeping, doomed.pid, 2)) > 200
-    assert {one.process for one in keeping.records} == {peer.pid for peer in (*peers, doomed)}
-
-
-def test_forked_while_other_threads_log(queue: isthmus.Queue[bytes], spawn: Start) -> None:
-    keeping = Keeping()
-    peer = spawn(
-        CONFIGURED
-        + """
-    import warnings
-    warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of fork under threads
-    thread = threading.Thread(target=log, args=(1, 3000))
-    thread.start()
-    children = []
-    for _ in range(20):
-        pid = os.fork()
-        if pid == 0:
-            log(0, 50)
-            os._exit(0)
-        children.append(pid)
-    for pid in children:
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    thread.join()
-    print(*children, flush=True)
-    """
-    )
-    with QueueListener(queue, keeping):
-        children = [int(pid) for pid in peer.line(patience=60).split()]
-        peer.finish()
-    assert len(children) == 20
-    for pid in children:
-        assert check_order(keeping, pid, 1) == [50]
-    assert check_order(keeping, peer.pid, 2) == [0, 3000]
-
-
-def test_a_listener_elsewhere_is_killed_and_another_takes_over(
-    queue: isthmus.Queue[bytes], logger: logging.Logger, spawn: Start
-) -> None:
-    peer = spawn("""
-        import logging, sys, isthmus.logging
-        handler = logging.StreamHandler(sys.stdout)
-        with isthmus.logging.QueueListener("logs", handler):
-            sys.stdin.readline()
-    """)
-    logger.info("first")
-    peer.expect("first")
-    peer.kill()
-    logger.info("second")
-    assert [record.getMessage() for record in received(queue)] == ["second"]
-
-
-def test_a_forked_child_has_no_listener_and_can_start_its_own() -> None:
-    out = run_python("""
-        import logging, os, sys, warnings, isthmus, isthmus.logging
-        warnings.simplefilter("ignore", DeprecationWarning)
-        with isthmus.Queue(type=bytes) as queue:
-            handler = isthmus.logging.QueueHandler(queue)
-            listener = isthmus.logging.QueueListener(queue, logging.StreamHandler(sys.stdout))
-            listener.start()
-            listener.stop()
-            listener.start()
-            pid = os.fork()
-            if pid == 0:
-                listener.stop()  # its parent's: nothing is taken
-                listener.start()
-                listener.stop()
-                os._exit(0)
-            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-            handler.handle(logging.makeLogRecord({"levelno": 20, "msg": "of the parent"}))
-            listener.stop()
-    """)
-    assert out == "of the parent\n"
-
-
-def test_the_death_of_the_last_one_who_logs_is_told(spawn: Start) -> None:
-    keeping = Keeping()
-    with isthmus.Queue("ends", type=bytes, ends_with_producers=True) as queue:
-        listener = QueueListener(queue, keeping)
-        listener.start()
-        peer = spawn("""
-            import logging, sys, isthmus.logging
-            handler = isthmus.logging.QueueHandler("ends")
-            handler.handle(logging.makeLogRecord({"levelno": 20, "msg": "alive"}))
-            print("ready", flush=True)
-            sys.stdin.readline()
-        """)
-        peer.expect("ready")
-        peer.kill()
-        wait_until(lambda: len(keeping.records) == 2, "the end")
-        listener.stop()
-    assert keeping.texts[0] == "alive"
-    assert str(peer.pid) in keeping.texts[1]
 
 
 def test_nothing_of_it_is_imported_with_isthmus() -> None:
