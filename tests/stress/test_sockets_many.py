@@ -61,6 +61,7 @@ print("closed", flush=True)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(360)
 @pytest.mark.parametrize(("kind", "loop"), [("tcp", "asyncio"), ("unix", "uvloop")])
 def test_five_thousand_clients(kind: str, loop: str, tmp_path: Path, spawn: Callable[..., Peer]) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -77,13 +78,13 @@ def test_five_thousand_clients(kind: str, loop: str, tmp_path: Path, spawn: Call
     server = spawn(SERVER, address, needed, loop)
     server.expect("listens")
     client = spawn(CLIENT, address, needed, CLIENTS)
-    client.expect("connected")
+    client.expect("connected", patience=100)
     server.send("count")
     accepted, tasks, idle = map(int, server.line().split())
     assert accepted == CLIENTS
     assert tasks >= CLIENTS
     client.send()
-    client.expect("answered")
+    client.expect("answered", patience=100)
     server.send("count")
     _, _, busy = map(int, server.line().split())
     # A few KiB each, before the first message and after: what a client may cost at all times.
@@ -91,7 +92,7 @@ def test_five_thousand_clients(kind: str, loop: str, tmp_path: Path, spawn: Call
     assert busy / CLIENTS < 40, f"{busy / CLIENTS:.1f} KiB a client"
     print(f"{idle / CLIENTS:.1f} KiB a client when idle, {busy / CLIENTS:.1f} after its messages")
     client.send()
-    client.expect("closed")
+    client.expect("closed", patience=100)
     client.finish()
     server.send("")
     server.finish()
