@@ -66,7 +66,7 @@ def test_a_killed_printer_loses_no_job_and_urgent_ones_come_first(namespace: Pat
 
 
 def test_a_killed_worker_leaves_its_lines_in_the_picture(namespace: Path) -> None:
-    lines = run("mandelbrot.py")
+    lines = run("shared_array.py")
     assert lines[0] == "a worker was killed by SIGKILL, 3 lines done"
     assert lines[1] == "lines taken and not done: [3]"
     picture = lines[2:-1]
@@ -79,7 +79,7 @@ def test_a_killed_worker_leaves_its_lines_in_the_picture(namespace: Path) -> Non
 
 def test_a_display_without_isthmus_reads_what_a_killed_station_left(namespace: Path) -> None:
     before = set(Path("/dev/shm").glob("weather-*"))
-    lines = run("weather_station.py")
+    lines = run("shared_memory.py")
     shown = "display: 12.4 degrees, 1004 hPa, wind 7.0 m/s (change 10)"
     assert lines[1:] == [
         shown,
@@ -93,7 +93,7 @@ def test_a_display_without_isthmus_reads_what_a_killed_station_left(namespace: P
 
 
 def test_counters_in_a_file_are_exact_although_a_server_was_killed(namespace: Path) -> None:
-    lines = run("visit_counter.py")
+    lines = run("mapped_file.py")
     found = [re.match(r"\w+ +(\d+) visits +(\d+) s", line) for line in lines[:4]]
     numbers = [(int(match[1]), int(match[2])) for match in found if match]
     assert len(numbers) == 4
@@ -105,7 +105,7 @@ def test_counters_in_a_file_are_exact_although_a_server_was_killed(namespace: Pa
 
 
 def test_a_killed_worker_at_a_pipe_is_replaced_and_every_number_is_factored() -> None:
-    lines = run("factory.py")
+    lines = run("pipe.py")
     products = [re.fullmatch(r"(\d+) = ([\d *]+)", line) for line in lines]
     found = [
         (int(match[1]), [int(factor) for factor in match[2].split(" * ")]) for match in products if match
@@ -117,7 +117,7 @@ def test_a_killed_worker_at_a_pipe_is_replaced_and_every_number_is_factored() ->
 
 
 def test_programs_and_functions_rank_words() -> None:
-    assert run("word_ranking.py") == [
+    assert run("pipeline.py") == [
         "better     ######## 8",
         "than       ######## 8",
         "although   ### 3",
@@ -129,7 +129,7 @@ def test_programs_and_functions_rank_words() -> None:
 
 
 def test_a_help_desk_is_replaced_and_leaves_only_its_fifos() -> None:
-    assert run("help_desk.py") == [
+    assert run("fifo.py") == [
         "Atlantis: I do not know",
         "Chile: Santiago",
         "Kenya: Nairobi",
@@ -154,7 +154,7 @@ def test_what_a_killed_loop_had_on_lease_is_done_by_another(namespace: Path) -> 
 
 
 def test_a_telegraph_loses_no_letter() -> None:
-    assert run("telegraph.py") == [
+    assert run("signals.py") == [
         "the first letter is W, of the operator: True",
         "WHAT HATH GOD WROUGHT",
         "then SIGUSR1 came by kill, with the number None",
@@ -175,7 +175,7 @@ def test_a_night_shift_goes_home_and_loses_no_job(namespace: Path) -> None:
 
 
 def test_emergency_calls_are_answered_by_urgency_and_none_is_lost() -> None:
-    assert run("emergency_calls.py") == [
+    assert run("posix_mq.py") == [
         "4 calls wait, and their callers have hung up",
         "caller 5: all lines are busy, I hold",
         "the dispatcher is back",
@@ -191,7 +191,7 @@ def test_emergency_calls_are_answered_by_urgency_and_none_is_lost() -> None:
 
 
 def test_a_wreck_keeps_its_space_until_it_is_towed_away() -> None:
-    lines = run("car_park.py")
+    lines = run("named_semaphore.py")
     assert "car 2 is a wreck in its space: 2 of 3 spaces are free" in lines
     match = re.fullmatch(
         r"7 cars have parked and left, never more than ([123]) at a time, 1 was towed away", lines[-2]
@@ -201,7 +201,7 @@ def test_a_wreck_keeps_its_space_until_it_is_towed_away() -> None:
 
 
 def test_what_a_killed_program_left_is_found_and_removed() -> None:
-    assert run("spring_cleaning.py") == [
+    assert run("sysv.py") == [
         "the program was killed; the kernel still has of it:",
         "- a queue of 0 messages",
         "- 2 semaphores, (0, 0)",

@@ -5,7 +5,7 @@ is away, calls wait in the kernel, whatever becomes of the processes. The queue 
 finds no room, waits, and goes on when the dispatcher is back. What is no call is reported and does not hold
 up the rest.
 
-    python examples/emergency_calls.py
+    python examples/posix_mq.py
 """
 
 import multiprocessing

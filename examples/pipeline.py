@@ -4,7 +4,7 @@ The text is made by a program, cut into words and weighed by functions, sorted a
 shell is involved. `head` reads five lines and leaves, which ends the stages before it and is no failure; what
 does fail is named.
 
-    python examples/word_ranking.py
+    python examples/pipeline.py
 """
 
 import re

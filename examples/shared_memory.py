@@ -9,7 +9,7 @@ A number at the front tells readers whether what they read belongs together: it 
 writes, and larger by two afterwards. That is enough where a processor keeps the order of stores, as x86
 does; elsewhere take a `Queue` or a `Mutex`.
 
-    python examples/weather_station.py
+    python examples/shared_memory.py
 """
 
 import os

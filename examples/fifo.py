@@ -4,7 +4,7 @@ The desk is a process that serves requests at one FIFO. Clients that never heard
 same time. The desk is killed, the client that waits is told, and the next desk takes over the FIFO. What
 happened goes into a second FIFO as lines, into which a shell writes as well.
 
-    python examples/help_desk.py
+    python examples/fifo.py
 """
 
 import multiprocessing

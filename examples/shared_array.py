@@ -6,7 +6,7 @@ killed in the middle. The lines it got done stay; the one it had taken is empty,
 
 NumPy is not needed: the array is a memoryview of its shape then.
 
-    python examples/mandelbrot.py
+    python examples/shared_array.py
 """
 
 import multiprocessing

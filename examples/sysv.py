@@ -4,7 +4,7 @@ The program stands for any old one, in C or otherwise: it makes a message queue,
 shared memory segment, and is killed before it removes them. The kernel keeps them, for ever. `isthmus.sysv`
 shows what there is and removes what is asked for; `isthmus ls --kernel` shows the same at the command line.
 
-    python examples/spring_cleaning.py
+    python examples/sysv.py
 """
 
 import os

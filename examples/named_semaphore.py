@@ -5,7 +5,7 @@ semaphore has no owners, so its space stays taken until the attendant, who sees 
 raises the semaphore for it. A C program with sem_open would have to do the same. Where spaces are to come
 back by themselves, take `isthmus.BoundedSemaphore`.
 
-    python examples/car_park.py
+    python examples/named_semaphore.py
 """
 
 import multiprocessing

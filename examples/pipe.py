@@ -5,7 +5,7 @@ type. When the worker is killed the manager is told at once, by `ShutDown` or in
 `PeerDied`, and gives what was not answered to a new worker. The pipe goes to the worker as an argument of its
 process, which is started afresh (spawn) and inherits nothing else.
 
-    python examples/factory.py
+    python examples/pipe.py
 """
 
 import multiprocessing

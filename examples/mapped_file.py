@@ -5,7 +5,7 @@ under a lock on that record only, so those who count another page do not wait. O
 kernel drops its lock, the others go on, and what was counted is in the file: a process that maps it
 later finds it there.
 
-    python examples/visit_counter.py
+    python examples/mapped_file.py
 """
 
 import multiprocessing

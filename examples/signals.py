@@ -4,7 +4,7 @@ Real-time signals are queued by the kernel, each with a number, in the order in 
 station reads them as values; it learns who sent them, and loses none while it does something else. Its two
 operators are another Python process and, for the last word, the station's own shell with `kill`.
 
-    python examples/telegraph.py
+    python examples/signals.py
 """
 
 import os
