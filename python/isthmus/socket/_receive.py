@@ -192,6 +192,9 @@ class Receiver:
                 found.append(self.recv(0))
             except Empty:  # another thread took it
                 break
+            except InvalidMessage as problem:  # for the next call: what is found already is given out
+                self._ready.appendleft(problem.data)
+                break
         return found
 
     def poll(self, timeout: float | None = 0.0) -> bool:
@@ -437,11 +440,9 @@ class Receiver:
             except too_short:
                 rest = chunk[begin:]
                 break
-            if size == FINISHED:
-                over = self._finished
-                break
-            if NO_LENGTH <= size < 1 << 32 and at - begin == 4:
-                over = self._corrupt(f"no frame begins with {size:08x}")
+            if size >= NO_LENGTH and at - begin == 4:
+                no_frame = self._corrupt(f"no frame begins with {size:08x}")
+                over = self._finished if size == FINISHED else no_frame
                 break
             if size > self._limit:
                 over = self._too_large(size)
