@@ -59,7 +59,7 @@ def begin(siege: Siege, way: str, producers: int, consumers: int, tasks: int) ->
         if program.endswith("produce"):
             siege.start("aio_workers.aio_produce", number=number, **common)
         else:
-            siege.start("aio_workers.aio_consume", words=1 << 18, way=way, **common)
+            siege.start("aio_workers.aio_consume", words=1 << 21, way=way, **common)
 
     for _ in range(producers):
         start("produce")

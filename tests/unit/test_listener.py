@@ -172,7 +172,7 @@ def test_another_version_is_told(accepting: Callable[..., Accepting], address: s
 def test_a_silent_client_is_ended_and_keeps_nobody_waiting(
     accepting: Callable[..., Accepting], address: str
 ) -> None:
-    server = accepting(address, opening_timeout=0.5)
+    server = accepting(address, opening_timeout=2)
     silent = [plain(server.address) for _ in range(20)]
     silent[0].sendall(hello()[:100])
     with isthmus.Stream(server.address) as stream, server.one() as other:

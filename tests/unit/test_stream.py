@@ -401,7 +401,7 @@ def test_both_sides_may_owe_each_other_and_receive(connected: Connected) -> None
 def test_send_many_says_how_many_went_out_in_time(connected: Connected) -> None:
     one, other = connected(type=bytes)
     with pytest.raises(isthmus.Full) as caught:
-        one.send_many((b"m" * 1000 for _ in range(100_000)), 0.2)
+        one.send_many((b"m" * 1000 for _ in range(100_000)), 0.5)
     sent = caught.value.sent
     assert sent > 0
     flusher = threading.Thread(target=one.finish, args=(PATIENCE,))
