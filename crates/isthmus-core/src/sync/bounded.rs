@@ -159,8 +159,9 @@ impl<M: Memory, P: Peers> Waitable for BoundedSemaphore<M, P> {
     }
 
     fn ready(&self, me: Owner, _want: Want) -> bool {
-        self.count_free(if self.claim().admits(&self.memory, me) { 1 } else { 2 })
-            >= if self.claim().admits(&self.memory, me) { 1 } else { 2 }
+        // Where another has claimed the next one, there have to be two.
+        let enough = if self.claim().admits(&self.memory, me) { 1 } else { 2 };
+        self.count_free(enough) >= enough
     }
 
     fn look(&self, me: Owner, _want: Want) -> Result<()> {
