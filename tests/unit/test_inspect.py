@@ -137,14 +137,13 @@ def test_the_living_go_on_and_what_is_seen_is_whole(spawn: Callable[..., Peer]) 
     producer = spawn(flow)
     looks = whole = 0
     end = time.monotonic() + 2
-    while time.monotonic() < end or whole < 100:
+    while time.monotonic() < end or whole < 100 or looks < 10:
         for one in isthmus.inspect("flow", messages=50, size=1 << 20).messages:
             words = one.data.split()
             assert set(words) == {b"%d" % one.number}
             assert len(one.data) == one.size
             whole += 1
         looks += 1
-    assert looks > 10
     first = int(producer.line())
     wait_until(lambda: int(producer.line()) > first, "the flow to go on")
     assert consumer.process.poll() is None
