@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import gc
 import os
 import resource
 import socket
@@ -369,6 +370,7 @@ def test_descriptors_that_nobody_takes_are_closed(
 ) -> None:
     server = accepting(f"unix://{tmp_path}/s", descriptors=2)
     with isthmus.Stream(server.address, descriptors=2) as stream, server.one() as other:
+        gc.collect()  # what earlier tests have left
         before = open_descriptors()
         for number in range(5):
             stream.send(number, descriptors=[0, 1])
@@ -391,6 +393,7 @@ def test_more_descriptors_than_agreed_end_the_stream_and_stay_closed(
             sock.sendall(hello())
             sock.recv(128, socket.MSG_WAITALL)
             with server.one() as stream:
+                gc.collect()  # what earlier tests have left
                 before = open_descriptors()
                 rights = array.array("i", [0] * count).tobytes()
                 for _ in range(3):
@@ -408,6 +411,7 @@ def test_descriptors_that_were_not_asked_for_never_arrive(
         sock.sendall(hello())
         sock.recv(128, socket.MSG_WAITALL)
         with server.one() as stream:
+            gc.collect()  # what earlier tests have left
             before = open_descriptors()
             rights = array.array("i", [0] * 5).tobytes()
             sock.sendmsg([b"\x01\0\0\0x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])

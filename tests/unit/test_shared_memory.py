@@ -125,6 +125,7 @@ def test_more_than_there_is_is_refused_and_leaves_nothing(namespace: Path, size:
 def test_views_outlive_close_and_the_memory_goes_with_the_last(
     make: Callable[[int], isthmus.SharedMemory],
 ) -> None:
+    gc.collect()  # what earlier tests have left
     before = descriptors()
     memory = make(1 << 20)
     where = "memfd:isthmus-" if memory.name is None else os.environ["ISTHMUS_NAMESPACE"] + "/m"
@@ -177,6 +178,7 @@ def test_numpy_arrays_made_of_it_in_any_way_survive_close(
 def test_a_handle_that_is_only_dropped_is_closed(
     namespace: Path, make: Callable[[int], isthmus.SharedMemory]
 ) -> None:
+    gc.collect()  # what earlier tests have left
     before = descriptors()
     memory = make(100)
     memory[0] = 1

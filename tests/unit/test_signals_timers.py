@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import signal
 import threading
@@ -222,6 +223,7 @@ def test_nothing_is_left_behind() -> None:
         signals.Alarm(1000, signal=RT)
 
     use()
+    gc.collect()  # what earlier tests have left
     before = len(list(Path("/proc/self/fd").iterdir()))
     timers = Path("/proc/self/timers")
     for _ in range(50):
