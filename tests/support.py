@@ -29,18 +29,24 @@ HEADER = 12288
 Value = TypeVar("Value")
 
 
+BLINK = 1.0
+"""Seconds that count as waiting between two looks of one who waits, at most: where the machine stood still,
+and whoever is waited for with it, the rest of the patience is there when it goes on."""
+
+
 class Hang(AssertionError):
     """Nothing moved for longer than a test allows."""
 
 
 def wait_until(condition: Callable[[], Value], what: str, *, patience: float = PATIENCE) -> Value:
     """Polls until `condition()` is true and returns its value; `what` names it when it never is."""
-    give_up = time.monotonic() + patience
+    waited, looked = 0.0, time.monotonic()
     pause = 0.001
     while not (value := condition()):
-        if time.monotonic() > give_up:
+        if waited > patience:
             raise Hang(f"waited {patience:g} s for: {what}")
         time.sleep(pause)
+        waited, looked = waited + min(time.monotonic() - looked, BLINK), time.monotonic()
         pause = min(pause * 2, 0.05)
     return value
 
@@ -51,15 +57,18 @@ class Watchdog:
     def __init__(self, limit: float = STALL) -> None:
         self.limit = limit
         self._last: object = None
-        self._since = time.monotonic()
+        self._stood = 0.0
+        self._looked = time.monotonic()
 
     def check(self, progress: object) -> None:
         """Takes note of `progress`; raises `Hang` when it has not changed for `limit` seconds."""
         now = time.monotonic()
+        self._stood += min(now - self._looked, BLINK)
+        self._looked = now
         if progress != self._last:
-            self._last, self._since = progress, now
-        elif now - self._since > self.limit:
-            raise Hang(f"no progress for {now - self._since:.1f} s, stuck at {progress!r}")
+            self._last, self._stood = progress, 0.0
+        elif self._stood > self.limit:
+            raise Hang(f"no progress for {self._stood:.1f} s, stuck at {progress!r}")
 
 
 class Peer:
@@ -86,12 +95,17 @@ class Peer:
     def line(self, patience: float = PATIENCE) -> str:
         """The next line it prints, without the line's end; the peer has to flush it."""
         assert self.process.stdout is not None
-        give_up = time.monotonic() + patience
+        waited = 0.0
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
-                if not selector.select(max(0.0, give_up - time.monotonic())):
-                    raise Hang(f"peer {self.pid} printed no line for {patience:g} s; has {self._buffer!r}")
+                if not selector.select(slept := min(BLINK, patience - waited)):
+                    waited += slept
+                    if waited >= patience:
+                        raise Hang(
+                            f"peer {self.pid} printed no line for {patience:g} s; has {self._buffer!r}"
+                        )
+                    continue
                 part = os.read(self.process.stdout.fileno(), 65536)
                 if not part:
                     self.process.wait(patience)
@@ -143,7 +157,7 @@ class Peer:
     def end(self, patience: float = PATIENCE) -> tuple[int, str, str]:
         """Closes its input and waits for its end, whatever it is: exit code, output, errors."""
         try:
-            out, errors = self.process.communicate(timeout=patience)
+            out, errors = self._communicate(patience)
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGABRT)  # faulthandler then prints where every thread stands
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -152,6 +166,17 @@ class Peer:
             raise
         out, self._buffer = self._buffer + out, b""
         return self.process.returncode, out.decode(), errors.decode()
+
+    def _communicate(self, patience: float) -> tuple[bytes, bytes]:
+        waited = 0.0
+        while True:
+            slept = min(BLINK, patience - waited)
+            try:
+                return self.process.communicate(timeout=slept)
+            except subprocess.TimeoutExpired:
+                waited += slept
+                if waited >= patience:
+                    raise
 
     def reap(self) -> None:
         """Ends it in any state and takes away what is left."""
