@@ -174,3 +174,98 @@ with isthmus.Datagram(sys.argv[1], numbered=True) as there:
     assert double == 0
     # What came before the first that was seen nobody can miss.
     assert 0 <= 1000 - came - missing < 20
+
+
+@pytest.mark.parametrize(
+    ("at", "group"),
+    [
+        ("udp://0.0.0.0:0", "239.1.2.3"),
+        ("udp://[::]:0", "ff02::123"),
+        ("udp://[::]:0", "ff05::123"),
+        ("udp://*:0", "ff02::123"),
+    ],
+    ids=["ipv4", "link", "site", "both"],
+)
+def test_a_group_is_heard_on_the_other_host(network: Network, peers: list[Peer], at: str, group: str) -> None:
+    """Who joined, and nobody else; and the sender's address takes answers, one of the link included."""
+    member = network.start(
+        0,
+        """
+import sys, isthmus
+at, group = sys.argv[1:]
+with isthmus.Datagram(at=at, share=True) as one, isthmus.Datagram(at=one.address, share=True) as two:
+    for here in (one, two):
+        here.join(group, "wire")
+    print(two.address, flush=True)
+    for here in (one, two):
+        received = here.recv_from(30)
+        here.send(b"answer to " + received.message, received.sender)
+    two.leave(group, "wire")
+    print("left", flush=True)
+    print(one.recv(30).decode(), flush=True)
+    print(isthmus.select(two, timeout=0), flush=True)
+    sys.stdin.readline()
+""",
+        at,
+        group,
+    )
+    peers.append(member)
+    port = member.line().rpartition(":")[2]
+    sender = network.start(
+        1,
+        """
+import sys, isthmus
+at, target = sys.argv[1:]
+with isthmus.Datagram(at=at) as here:
+    here.multicast(hops=1, interface="wire")
+    here.send(b"all", target)
+    print([here.recv(30).decode() for _ in range(2)], flush=True)
+    sys.stdin.readline()
+    here.send(b"again", target)
+""",
+        at,
+        f"udp://{f'[{group}]' if ':' in group else group}:{port}",
+    )
+    peers.append(sender)
+    assert sender.line() == "['answer to all', 'answer to all']"
+    member.expect("left")
+    sender.send()
+    member.expect("again")
+    member.expect("[]")
+    member.send()
+    member.finish()
+
+
+def test_a_stream_over_an_address_of_the_link(network: Network, peers: list[Peer]) -> None:
+    server = network.start(
+        0,
+        """
+import subprocess, isthmus
+show = "ip -6 -o addr show dev wire scope link".split()
+own = subprocess.check_output(show, text=True).split("inet6 ")[1].split("/")[0]
+with isthmus.Listener(f"tcp://[{own}%wire]:0") as listener:
+    print(listener.address, flush=True)
+    with listener.accept(30) as stream:
+        stream.send(stream.peer)
+        print(*stream, flush=True)
+""",
+    )
+    peers.append(server)
+    address = server.line()
+    assert "%wire]:" in address
+    client = network.start(
+        1,
+        """
+import sys, isthmus
+with isthmus.Stream(sys.argv[1]) as stream:
+    peer = stream.recv(30)
+    own = stream._sock.getsockname()
+    assert peer == f"tcp://[{own[0].partition('%')[0]}%wire]:{own[1]}", (peer, own)
+    stream.send("hello")
+print("done", flush=True)
+""",
+        address,
+    )
+    peers.append(client)
+    client.expect("done")
+    server.expect("hello")

@@ -293,6 +293,7 @@ def test_multicast_reaches_all_who_joined() -> None:
             two.leave(group, interface)
             sender.send(b"to one", target)
             assert one.recv(PATIENCE) == b"to one"
+            assert isthmus.select(two, timeout=0) == []
             with pytest.raises(OSError, match=group):
                 two.leave(group, interface)
             sender.multicast(loop=False, interface=interface)

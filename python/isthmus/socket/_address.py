@@ -80,9 +80,9 @@ class Address(NamedTuple):
     def placed(self, answers: list[Any]) -> list[Place]:
         """Places of what getaddrinfo(3) answered."""
         places = [Place(family, sockaddr) for family, _, _, _, sockaddr in answers]
-        if self.host == "*" and any(place.family == socket.AF_INET6 for place in places):
-            # One socket of IPv6 that takes IPv4 as well.
-            places = [place for place in places if place.family == socket.AF_INET6]
+        if self.host == "*":  # one socket of IPv6 takes IPv4 as well, where the machine has IPv6
+            family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+            places = [place for place in places if place.family == family] or places
         return list(dict.fromkeys(places))
 
 
@@ -143,4 +143,9 @@ def of_socket(scheme: str, sockaddr: Any) -> Address:
     host = sockaddr[0]
     if host.startswith("::ffff:") and "." in host:  # IPv4 over a socket of IPv6
         host = host.removeprefix("::ffff:")
+    if len(sockaddr) == 4 and sockaddr[3] and "%" not in host:  # of one link: it says of which
+        try:
+            host = f"{host}%{socket.if_indextoname(sockaddr[3])}"
+        except OSError:  # the interface is gone
+            host = f"{host}%{sockaddr[3]}"
     return Address(scheme, host, sockaddr[1], "")

@@ -44,6 +44,8 @@ _REMEMBERED = 256
 _UCRED = struct.Struct("iII")
 _UCRED_SPACE = socket.CMSG_SPACE(_UCRED.size)
 _NOW = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_IP_MULTICAST_ALL = 49
+_IPV6_MULTICAST_ALL = 29
 
 
 class Received(NamedTuple):
@@ -211,6 +213,7 @@ class Datagram(Generic[T]):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             if share:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _hear_joined_groups_only(sock)
             if own is not None:
                 try:
                     if place.family == socket.AF_INET6:
@@ -476,7 +479,10 @@ class Datagram(Generic[T]):
     # ---- groups
 
     def join(self, group: str, interface: str | None = None) -> None:
-        """Receives what is sent to a multicast group ("239.1.2.3", "ff02::123"), by `interface` or any."""
+        """Receives what is sent to a multicast group ("239.1.2.3", "ff02::123"), by `interface` or any.
+
+        A socket hears the groups that it has joined, and no others.
+        """
         self._membership(group, interface, socket.IP_ADD_MEMBERSHIP, socket.IPV6_JOIN_GROUP)
 
     def leave(self, group: str, interface: str | None = None) -> None:
@@ -512,13 +518,12 @@ class Datagram(Generic[T]):
             self._sock.setsockopt(level, socket.IPV6_MULTICAST_LOOP, int(loop))
             if interface is not None:
                 self._sock.setsockopt(level, socket.IPV6_MULTICAST_IF, index)
-        else:
-            level = socket.IPPROTO_IP
-            self._sock.setsockopt(level, socket.IP_MULTICAST_TTL, hops)
-            self._sock.setsockopt(level, socket.IP_MULTICAST_LOOP, int(loop))
-            if interface is not None:
-                request = struct.pack("@4s4si", bytes(4), bytes(4), index)
-                self._sock.setsockopt(level, socket.IP_MULTICAST_IF, request)
+        level = socket.IPPROTO_IP  # a socket of IPv6 may send to groups of IPv4 too
+        self._sock.setsockopt(level, socket.IP_MULTICAST_TTL, hops)
+        self._sock.setsockopt(level, socket.IP_MULTICAST_LOOP, int(loop))
+        if interface is not None:
+            request = struct.pack("@4s4si", bytes(4), bytes(4), index)
+            self._sock.setsockopt(level, socket.IP_MULTICAST_IF, request)
 
     def _only_udp(self, what: str) -> None:
         if self._closed:
@@ -579,3 +584,11 @@ class Datagram(Generic[T]):
             hint = "" if self._unix else "; a broadcast address takes broadcast=True"
             return Denied(f"{who}: no permission to send there{hint}")
         return _failures.talking(problem, str(who))
+
+
+def _hear_joined_groups_only(sock: socket.socket) -> None:
+    """Otherwise the kernel delivers what is for groups that any other socket of this machine has joined."""
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+    if sock.family == socket.AF_INET6:
+        with contextlib.suppress(OSError):  # before Linux 4.20
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
