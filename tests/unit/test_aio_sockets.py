@@ -276,7 +276,7 @@ def test_reconnect(run: Run, place: dict[str, Any]) -> None:
         with pytest.raises(isthmus.PeerDied):
             await one.recv(PATIENCE)
         with pytest.raises(isthmus.Timeout, match="the last attempt"):
-            await one.reconnect(0.1)
+            await one.reconnect(0.5)
         with pytest.raises(isthmus.ClosedError):
             await one.send(1)
         again = asyncio.create_task(one.reconnect(PATIENCE, backoff=isthmus.Backoff(0.01)))

@@ -65,13 +65,18 @@ def test_workers_are_killed_by_sigkill_and_the_count_is_exact(
             started.append(self)
 
     monkeypatch.setattr(_processes, "Child", Watched)
-    assert main(["demo", "--json", "--workers", "3", "--kill", "6", str(tree)]) == 0
-    result = counted(capsys.readouterr().out)
-    killed = [child.pid for child in started if child.process.returncode == -signal.SIGKILL]
+    for _ in range(10):
+        started.clear()
+        assert main(["demo", "--json", "--workers", "3", "--kill", "6", str(tree)]) == 0
+        result = counted(capsys.readouterr().out)
+        killed = [child.pid for child in started if child.process.returncode == -signal.SIGKILL]
+        assert sorted(result["kill"]["killed"]) == sorted(killed)
+        assert {child.process.returncode for child in started} == {0, -signal.SIGKILL}
+        assert len(started) == 3 + 1 + len(killed)
+        if len(killed) == 6:
+            break
+        # One who counts slowly finds that all is done already, and kills fewer.
     assert len(killed) == 6
-    assert sorted(result["kill"]["killed"]) == sorted(killed)
-    assert {child.process.returncode for child in started} == {0, -signal.SIGKILL}
-    assert len(started) == 3 + 1 + 6
     assert result["words"] == FILES * 4000 * len(LINE.replace("'", " ").split())
     assert result["kill"]["asked"] == 6
     assert result["kill"]["redelivered"] <= 6
@@ -80,8 +85,11 @@ def test_workers_are_killed_by_sigkill_and_the_count_is_exact(
 
 
 def test_people_read_how_many_died_and_that_nothing_is_lost(tree: Path) -> None:
-    done = isthmus_command("demo", "--kill", "3", str(tree))
-    assert (done.returncode, done.stderr) == (0, "")
+    for _ in range(10):
+        done = isthmus_command("demo", "--kill", "3", str(tree))
+        assert (done.returncode, done.stderr) == (0, "")
+        if "then everything was counted" not in done.stdout:  # before all three could be killed
+            break
     assert re.search(
         r"^killed +3 workers by SIGKILL, and others started in their place$", done.stdout, re.MULTILINE
     )
