@@ -57,7 +57,7 @@ class Certificates(NamedTuple):
 def require(tool: str) -> str:
     """The path of a program that the tests need; a clear failure where it is missing."""
     found = shutil.which(tool)
-    assert found, f"the tests need {tool}: apt-get install socat netcat-openbsd openssl curl iproute2"
+    assert found, f"the tests need {tool}: apt-get install socat netcat-openbsd openssl curl w3m iproute2"
     return found
 
 

@@ -108,6 +108,35 @@ def test_the_web_server_and_curl(start: Callable[..., Program], tmp_path: Path) 
     assert out.endswith("closing\n")
 
 
+def browse(url: str, *options: str, home: Path) -> str:
+    """What a browser shows."""
+    done = subprocess.run(
+        [require("w3m"), "-o", "use_proxy=0", *options, "-dump", url], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        check=False, env={**os.environ, "HOME": str(home)}, timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_the_web_server_and_a_browser(start: Callable[..., Program], host: str, tmp_path: Path) -> None:
+    server = start("web_server.py", f"tcp://{host}:0")
+    url = server.line().removeprefix("open ")
+    for visit in (1, 2):
+        page = browse(url, home=tmp_path)
+        assert page.startswith(f"Hello from isthmus This is visit {visit}. You are tcp://{host}:")
+    assert browse(f"{url}nothing", home=tmp_path) == "There is no /nothing here."
+
+
+def test_the_web_server_and_a_browser_over_tls(
+    start: Callable[..., Program], tmp_path: Path, certificates: Certificates
+) -> None:
+    server = start("web_server.py", "tcp://127.0.0.1:0", certificates.server)
+    url = server.line().removeprefix("open ").replace("127.0.0.1", "localhost")
+    trusted = ("-o", f"ssl_ca_file={certificates.authority}")
+    assert "This is visit 1" in browse(url, *trusted, home=tmp_path)
+
+
 def test_the_web_server_over_tls_and_a_unix_socket(
     start: Callable[..., Program], tmp_path: Path, certificates: Certificates
 ) -> None:
