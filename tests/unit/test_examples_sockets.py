@@ -111,8 +111,9 @@ def test_the_web_server_and_curl(start: Callable[..., Program], tmp_path: Path) 
 def browse(url: str, *options: str, home: Path) -> str:
     """What a browser shows."""
     done = subprocess.run(
-        [require("w3m"), "-o", "use_proxy=0", *options, "-dump", url], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        check=False, env={**os.environ, "HOME": str(home)}, timeout=PATIENCE,
+        [require("w3m"), "-o", "use_proxy=0", *options, "-dump", url],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        env={**os.environ, "HOME": str(home)}, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return " ".join(done.stdout.split())
