@@ -16,6 +16,7 @@ this thread during the write and taken away afterwards.
 
 import errno
 import fcntl
+import io
 import os
 import select
 import signal
@@ -77,9 +78,12 @@ class HasFileno(Protocol):
 
 def fd_of(target: int | HasFileno) -> int:
     """The descriptor of a file, a socket, an end of a pipe, or a number; ValueError where there is none."""
-    if not isinstance(target, int) and not hasattr(target, "fileno"):
-        raise TypeError(f"{target!r}: an open file, a socket, an end of a pipe or a descriptor is needed")
-    fd = target if isinstance(target, int) else target.fileno()
+    try:
+        fd = target if isinstance(target, int) else target.fileno()
+    except (AttributeError, io.UnsupportedOperation):
+        raise TypeError(
+            f"{target!r}: an open file, a socket, an end of a pipe or a descriptor is needed"
+        ) from None
     if fd < 0:
         raise ValueError(f"{fd} is no descriptor")
     return fd

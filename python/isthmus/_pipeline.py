@@ -4,8 +4,10 @@ The module has an underscore because `isthmus.pipeline` is the function.
 """
 
 import contextlib
+import io
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -66,7 +68,8 @@ def pipeline(
     str for the next stage. Iterate over the result for the lines that the last stage writes, or `read()` all.
 
     - `input`: bytes, text, an iterable of them, or a file; without it there is none.
-    - `output`, `stderr`: files to write to, instead of what one iterates over and of this process's own.
+    - `output`, `stderr`: files to write to, instead of what one iterates over and of this process's own; or
+      `subprocess.DEVNULL`. `stderr=subprocess.STDOUT` mixes it with each program's output.
     - `text`: lines are str (UTF-8), for functions too, instead of bytes.
     - `check`: at the end `StageFailed` where a stage failed. A stage that ended because the next one read no
       further has not failed.
@@ -110,6 +113,10 @@ class Pipeline:
     ) -> None:
         if not stages:
             raise ValueError("a pipeline has at least one stage")
+        if stderr == subprocess.PIPE:
+            raise ValueError(
+                "stderr is subprocess.PIPE, which nobody reads: give a file, or subprocess.STDOUT"
+            )
         self._deadline = descriptors.deadline_of(timeout)
         self._timeout = timeout
         self._check = check
@@ -133,7 +140,7 @@ class Pipeline:
             source = self._source(given, owned)
             for number, stage in enumerate(self._stages, 1):
                 if number == last and output is not None:
-                    following, target = -1, os.dup(descriptors.fd_of(output))
+                    following, target = -1, _written_to(output)
                 else:
                     following, target = _pipe()
                     owned.append(following)
@@ -159,8 +166,8 @@ class Pipeline:
     def _source(self, given: Any, owned: list[int]) -> int:
         if given is None:
             fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        elif hasattr(given, "fileno"):
-            fd = os.dup(given.fileno())
+        elif (opened := _descriptor_of(given)) is not None:
+            fd = os.dup(opened)
         elif isinstance(given, int) or not hasattr(given, "__iter__"):
             raise TypeError(f"input is {given!r}: bytes, str, an iterable of them, or a file is needed")
         else:
@@ -379,6 +386,20 @@ def _pipe() -> tuple[int, int]:
     with contextlib.suppress(NoSpaceError):  # then it has 64 KiB
         descriptors.set_capacity(reader, 1 << 18)
     return reader, writer
+
+
+def _descriptor_of(given: Any) -> int | None:
+    """That of an open file; None for what has none, such as io.BytesIO."""
+    try:
+        return int(given.fileno())
+    except (AttributeError, io.UnsupportedOperation):
+        return None
+
+
+def _written_to(output: Any) -> int:
+    if isinstance(output, int) and output == subprocess.DEVNULL:
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    return os.dup(descriptors.fd_of(output))
 
 
 def _bytes_of(pid: int) -> tuple[int | None, int | None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -61,8 +63,16 @@ def test_there_is_no_shell() -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [b"a\nb\n", "a\nb\n", bytearray(b"a\nb\n"), [b"a\n", "b\n"], (f"{letter}\n" for letter in "ab")],
-    ids=["bytes", "str", "bytearray", "list", "generator"],
+    [
+        b"a\nb\n",
+        "a\nb\n",
+        bytearray(b"a\nb\n"),
+        [b"a\n", "b\n"],
+        (f"{letter}\n" for letter in "ab"),
+        io.BytesIO(b"a\nb\n"),
+        io.StringIO("a\nb\n"),
+    ],
+    ids=["bytes", "str", "bytearray", "list", "generator", "BytesIO", "StringIO"],
 )
 def test_input_of_each_kind(given: Any) -> None:
     assert pipeline("cat", upper, input=given).read() == b"A\nB\n"
@@ -80,6 +90,14 @@ def test_input_and_output_in_files(tmp_path: Path) -> None:
         pipe.writer.write(b"from a pipe")
         pipe.writer.close()
         assert pipeline("cat", input=pipe.reader).read() == b"from a pipe"
+
+
+def test_what_nobody_wants_goes_nowhere() -> None:
+    assert pipeline("yes", "head -n 100000", output=subprocess.DEVNULL).wait(PATIENCE)[1] == 0
+    assert pipeline("ls /proc/none", stderr=subprocess.DEVNULL, check=False).read() == b""
+    assert b"/proc/none" in pipeline("ls /proc/none", stderr=subprocess.STDOUT, check=False).read()
+    with pytest.raises(ValueError, match=r"subprocess\.PIPE"):
+        pipeline("true", stderr=subprocess.PIPE)
 
 
 def test_without_input_there_is_none() -> None:
@@ -191,6 +209,8 @@ def test_what_is_no_stage(wrong: Any) -> None:
         pipeline("cat", input=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="'out': an open file"):
         pipeline("cat", output="out")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="an open file"):
+        pipeline("cat", output=io.BytesIO())
 
 
 # ---------------------------------------------------------------------------------------- the end
