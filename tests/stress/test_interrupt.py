@@ -112,7 +112,7 @@ say("ended")
     peer.expect("waiting")
     time.sleep(pause)
     peer.interrupt()
-    peer.expect("KeyboardInterrupt", patience=10)
+    peer.expect("KeyboardInterrupt")
     peer.expect("ended")
     peer.finish()
 
@@ -178,7 +178,7 @@ for handle in (empty, full, stream, tight, lock): handle.close()
     wait_until(lambda: asleep(peer), "all of them to sleep")
     time.sleep(0.2)
     peer.interrupt()
-    peer.expect("KeyboardInterrupt", patience=10)
+    peer.expect("KeyboardInterrupt")
     peer.finish()
 
 
@@ -241,7 +241,7 @@ def test_one_who_waits_for_his_message_to_be_taken_is_interrupted_and_it_stays(
         """)
         wait_until(lambda: handle.qsize() == 1 and asleep(peer), "the peer to wait")
         peer.interrupt()
-        peer.expect("KeyboardInterrupt", patience=10)
+        peer.expect("KeyboardInterrupt")
         peer.finish()
         assert handle.get(timeout=0) == b"x"
 

@@ -55,7 +55,7 @@ def test_a_stopped_holder_keeps_its_lease_and_a_killed_one_loses_it_to_one_who_w
             q.lease(timeout=0.5)
         assert (q.stats().leased, q.qsize()) == (1, 0)
         peer.kill()
-        assert waiting.line(patience=10) == f"{size} 2"
+        assert waiting.line() == f"{size} 2"
         waiting.finish()
 
 
@@ -125,7 +125,7 @@ def test_memory_of_a_killed_holder_comes_back_to_a_producer_that_waits(
         if "lease" in holds or "given back" in holds:
             # The message itself comes back, and has to be taken before there is room.
             assert q.get(timeout=20) == pattern(100_000)
-        producer.expect("put", patience=10)
+        producer.expect("put")
         producer.finish()
         assert len(q.get(timeout=0)) == largest
         assert q.stats().bytes_in_use == 0
@@ -142,5 +142,5 @@ def test_a_whole_table_of_leases_comes_back_to_one_who_waits(spawn: Start) -> No
             q.lease(timeout=0.3)
         peer.kill()
         for number in range(17):
-            waiting.expect(str(number), patience=10)
+            waiting.expect(str(number))
         waiting.finish()
