@@ -69,8 +69,9 @@ def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
 
     yield begin
     for child in children:
-        child.join(PATIENCE)
+        wait_until(lambda child=child: child.exitcode is not None, "the child to end")
         assert child.exitcode == 0
+        child.join()
         child.close()
 
 
@@ -182,6 +183,50 @@ def test_what_was_not_sent_yet_goes_first() -> None:
         rest.join(PATIENCE)
         with again(one) as child, pytest.raises(isthmus.ClosedError, match="finished by this side"):
             child.send(b"more")
+
+
+def in_a_fork(work: Callable[[], None]) -> None:
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_what_a_parent_keeps_a_forked_child_does_not_send(flush: bool) -> None:
+    one, other = isthmus.Stream.pair()
+    with one, other:
+        one.send("of the parent", flush=False)
+
+        def work() -> None:
+            one.send("of the child", flush=flush)
+            one.flush()
+
+        in_a_fork(work)
+        one.finish()
+        assert list(other) == ["of the child", "of the parent"]
+
+
+def test_a_message_that_a_parent_has_begun_only_it_can_finish() -> None:
+    one, other = isthmus.Stream.pair(type=bytes)
+    with one, other:
+        large = b"m" * 5_000_000
+        one.send(large, 0)  # begun, so it counts as sent
+
+        def work() -> None:
+            with pytest.raises(isthmus.Unsupported, match="the parent of this process is in the middle"):
+                one.send(b"torn")
+
+        in_a_fork(work)
+        rest = threading.Thread(target=one.finish)
+        rest.start()
+        assert list(other) == [large]
+        rest.join(PATIENCE)
 
 
 def test_a_stream_is_pickled_for_a_new_child_only(

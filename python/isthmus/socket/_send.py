@@ -11,6 +11,7 @@ of one message at most, so memory stays bounded. `_sent` is stored by the loop t
 """
 
 import contextlib
+import os
 import select
 import socket
 import threading
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["Sender"]
 
 R = TypeVar("R")
+
+_process = os.getpid()
+os.register_at_fork(after_in_child=lambda: globals().update(_process=os.getpid()))
 
 _SMALL = 1 << 14
 """Bytes up to which copying a message behind its header costs less than sendmsg(2) from two places."""
@@ -69,6 +73,7 @@ class Sender:
 
     def _begin_sending(self, opened: Opened, terms: "Terms") -> None:
         self._sending = threading.Lock()
+        self._process = _process
         self._channel = opened.channel
         self._tls = opened.tls
         self._send = opened.channel.send
@@ -328,6 +333,8 @@ class Sender:
                 break
             if not held:
                 raise self._full(timeout)
+            if self._process != _process:
+                self._forget_what_was_begun()
             looked_after = self._packet[0] is None and not self._finished_here and self._broken is None
             if self._closed or not looked_after or self._held_size + len(packet) > _TOGETHER:
                 self._prepare(timeout, deadline)
@@ -365,6 +372,8 @@ class Sender:
 
     def _prepare(self, timeout: float | None, deadline: float | None) -> None:
         """Sends what has to go first. The lock is held."""
+        if self._process != _process:
+            self._forget_what_was_begun()
         if self._closed:
             raise self._closed_error()
         if self._broken is not None:
@@ -378,6 +387,16 @@ class Sender:
         if self._finished_here:
             raise ClosedError(f"sending to {self._who} was finished by this side")
         self._owed = False
+
+    def _forget_what_was_begun(self) -> None:
+        """In a forked child: what its parent keeps is the parent's to send, and would come twice."""
+        self._process = _process
+        self._held, self._held_size = [], 0
+        if self._packet[0] is not None:
+            self._packet[0] = None
+            self._broken = Unsupported(
+                f"the parent of this process is in the middle of a message to {self._who}: only it can send"
+            )
 
     def _transmit(
         self, packet: Any, timeout: float | None, deadline: float | None, passed: list[int] | None = None
