@@ -339,6 +339,21 @@ def test_pickle_of_another_user_is_not_given_out() -> None:
         assert here.stats().denied == 1
 
 
+def test_users_who_are_not_listed_are_not_heard(tmp_path: Path) -> None:
+    other = 65534 if os.geteuid() != 65534 else 1
+    with (
+        isthmus.Datagram(at=tmp_path / "d", users=[other]) as here,
+        isthmus.Datagram(tmp_path / "d") as there,
+    ):
+        there.send(b"x")
+        with pytest.raises(isthmus.Empty):
+            here.recv(0)
+        assert here.stats().denied == 1
+    with isthmus.Datagram(at=tmp_path / "d", users=[os.geteuid()]) as here, to(here) as there:
+        there.send(b"x")
+        assert here.recv(PATIENCE) == b"x"
+
+
 def test_pickle_over_udp_is_refused() -> None:
     with pytest.raises(isthmus.Unsupported, match="pickle"):
         isthmus.Datagram(at="udp://127.0.0.1:0", type=object)

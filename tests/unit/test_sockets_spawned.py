@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import multiprocessing
 import os
 import pickle
@@ -56,6 +57,10 @@ def again(given: Any) -> Iterator[Any]:
     made.close(finish=False)
 
 
+def ended(child: Any) -> bool:
+    return child.exitcode is not None
+
+
 @pytest.fixture(params=METHODS)
 def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Starts a child by this method; insists that it ends well."""
@@ -69,7 +74,7 @@ def start(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
 
     yield begin
     for child in children:
-        wait_until(lambda child=child: child.exitcode is not None, "the child to end")
+        wait_until(functools.partial(ended, child), "the child to end")
         assert child.exitcode == 0
         child.join()
         child.close()
