@@ -17,7 +17,7 @@ import pytest
 import isthmus
 from isthmus import aio
 from sockets import Certificates, certificates, echo_server
-from support import PATIENCE
+from support import PATIENCE, Peer
 
 __all__ = ["certificates"]
 
@@ -365,6 +365,47 @@ def test_a_server_ends_bad_clients_and_serves_the_others(run: Run, place: dict[s
         assert [str(context["exception"]) for context in failed] == ["a mistake in the handler"]
 
     run(main())
+
+
+def test_a_server_without_a_descriptor_left_goes_on(tmp_path: Path, spawn: Callable[..., Peer]) -> None:
+    spawn(
+        """
+        import asyncio, resource, sys
+        from isthmus import aio
+
+        async def handle(stream):
+            async for message in stream:
+                await stream.send(message)
+
+        async def main():
+            async with aio.Listener(sys.argv[1]) as listener:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+                print("listens", flush=True)
+                await listener.serve(handle)
+
+        asyncio.run(main())
+        """,
+        f"unix://{tmp_path}/s",
+    ).expect("listens")
+    inside: list[isthmus.Stream[Any]] = []
+
+    def fill() -> None:
+        while True:
+            inside.append(isthmus.Stream(tmp_path / "s", timeout=PATIENCE))
+
+    with pytest.raises(isthmus.Refused, match="no descriptor left, try again later"):
+        fill()
+    assert 30 < len(inside) < 64
+    for number, stream in enumerate(inside):
+        stream.send(number)
+        assert stream.recv(PATIENCE) == number
+        with pytest.raises(isthmus.Refused, match="no descriptor left"):
+            isthmus.Stream(tmp_path / "s", timeout=PATIENCE)
+    for stream in inside:
+        stream.close()
+    with isthmus.Stream(tmp_path / "s", timeout=PATIENCE, retry=True) as stream:
+        stream.send("back again")
+        assert stream.recv(PATIENCE) == "back again"
 
 
 def test_more_clients_than_allowed_wait_outside(run: Run, tmp_path: Path) -> None:
