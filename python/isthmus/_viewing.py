@@ -1,5 +1,6 @@
 """Looking at mapped memory: raw, typed, as an array. A view keeps its mapping, open handle or not."""
 
+from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -92,6 +93,12 @@ class Viewable:
 
     def __len__(self) -> int:
         return len(self._now())
+
+    def __bytes__(self) -> bytes:
+        return bytes(memoryview(self._now()))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(memoryview(self._now()))
 
     def __getitem__(self, key: SupportsIndex | slice) -> Any:
         """A byte as a number, or a view of a part."""

@@ -57,6 +57,20 @@ def test_bytes_are_zero_at_first_and_seen_by_all_views(make: Callable[[int], ist
             memory[0:3] = b"four"
 
 
+def test_it_is_copied_and_gone_through_as_bytes_are(tmp_path: Path) -> None:
+    text = bytes(range(256)) * 4000
+    with (
+        isthmus.SharedMemory(size=len(text)) as memory,
+        isthmus.MappedFile(tmp_path / "f", len(text)) as file,
+    ):
+        for each in (memory, file):
+            each[:] = text
+            assert bytes(each) == bytearray(each) == text
+            assert list(each) == list(text)
+            assert len(each) == len(text)
+            assert 255 in each
+
+
 @pytest.mark.parametrize("make", MAKERS)
 def test_typed_views_and_arrays_are_the_same_bytes(make: Callable[[int], isthmus.SharedMemory]) -> None:
     with make(100) as memory:
