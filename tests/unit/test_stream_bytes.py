@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -123,6 +124,29 @@ def test_recv_into_gives_what_came(connected: Connected) -> None:
     one.close()
     with pytest.raises(isthmus.ShutDown):
         other.recv_into(room)
+
+
+@pytest.mark.parametrize("timeout", [None, PATIENCE], ids=["waits", "timeout"])
+def test_large_buffers_are_not_copied(timeout: float | None) -> None:
+    """What this process takes besides the buffers of the caller, in both directions."""
+    one, other = isthmus.Stream.pair(type=bytes)
+    given = memoryview(bytearray(os.urandom(1 << 16) * 256))
+    room = bytearray(given.nbytes)
+    with one, other:
+        one.send(bytes(100_000), timeout=0)
+        other.recv(PATIENCE)
+        tracemalloc.start()
+        try:
+            for _ in range(3):
+                sending = threading.Thread(target=one.send, args=(given, timeout))
+                sending.start()
+                assert other.recv_into(room, timeout) == given.nbytes
+                sending.join(PATIENCE)
+                assert room == given
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < given.nbytes // 8
 
 
 def test_as_a_file(connected: Connected) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.connection
 import os
 import socket
 import threading
@@ -40,6 +41,25 @@ def test_close_says_that_it_has_finished(connected: Connected) -> None:
     for _ in range(2):
         with pytest.raises(isthmus.ShutDown, match="has finished"):
             other.recv(PATIENCE)
+
+
+def test_loops_written_for_multiprocessing_connection_go_on_working(connected: Connected) -> None:
+    one, other = connected()
+    assert not other.poll()
+    assert multiprocessing.connection.wait([other], 0) == []  # type: ignore[list-item]
+    messages = [{"a": [1, 2.5, None]}, "text", b"bytes", ["", {}]]
+    for message in messages:
+        one.send(message)
+    assert multiprocessing.connection.wait([other], PATIENCE)  # type: ignore[list-item]
+    one.close()
+    got = []
+    while True:
+        try:
+            if other.poll(PATIENCE):
+                got.append(other.recv())
+        except EOFError:
+            break
+    assert got == messages
 
 
 def test_iteration_ends_when_the_other_side_finishes(connected: Connected) -> None:
