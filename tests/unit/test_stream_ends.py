@@ -103,6 +103,23 @@ def test_sending_to_who_has_closed_is_shut_down_not_death(connected: Connected) 
     assert one.recv(PATIENCE) == "goodbye"
 
 
+@pytest.mark.parametrize("last", [b"\xff" * 8, b"x" * 20_000 + b"\xff" * 4], ids=["small", "large"])
+def test_who_sends_learns_of_a_death_whatever_came_last(connected: Connected, last: bytes) -> None:
+    """Bytes of a message that look like an end are none."""
+    one, other = connected(type=bytes)
+    one.send(b"first")
+    assert other.recv(PATIENCE) == b"first"
+    one.send(last)
+    one._sock.close()
+
+    def send() -> None:
+        while True:
+            other.send(b"x" * 1000, PATIENCE)
+
+    with pytest.raises(isthmus.PeerDied):
+        send()
+
+
 def test_an_end_without_a_word_is_a_death(connected: Connected) -> None:
     one, other = connected()
     one.send("before")

@@ -68,6 +68,7 @@ __all__ = [
     "descriptors_header",
     "file_header",
     "frame_header",
+    "has_end",
     "kind_of",
     "pack_proof",
     "unpack_proof",
@@ -174,6 +175,23 @@ def kind_of(record: bytes, who: str) -> int:
 def frame_header(size: int) -> bytes:
     """What stands before a message of `size` bytes."""
     return HEADER.pack(size) if size < NO_LENGTH else _LONG_HEADER.pack(LONG, size)
+
+
+def has_end(data: bytes, at: int) -> bool:
+    """Whether the end is among the frames in `data`, the first of which begins at `at`."""
+    while at + 4 <= len(data):
+        (size,) = HEADER.unpack_from(data, at)
+        if size == FINISHED:
+            return True
+        if size == DESCRIPTORS:
+            at += 8
+        elif size not in {LONG, FILE}:
+            at += 4 + size
+        elif at + 12 <= len(data):
+            at += 12 + _LONG_HEADER.unpack_from(data, at)[1]
+        else:
+            return False
+    return False
 
 
 def file_header(size: int) -> bytes:

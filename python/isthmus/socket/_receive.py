@@ -39,7 +39,7 @@ from isthmus._errors import (
 
 from . import _failures
 from ._opening import Opened
-from ._protocol import DESCRIPTORS, END, FILE, FINISHED, HEADER, LONG, NO_LENGTH
+from ._protocol import DESCRIPTORS, FILE, FINISHED, HEADER, LONG, NO_LENGTH, has_end
 from ._rights import Rights, close_all
 from ._steps import WAITS, deadline_of, left, wait
 
@@ -526,11 +526,13 @@ class Receiver:
             return True
         if not self._framed or self._tls is not None:
             return False
+        item = self._ready[-1] if self._ready else None
+        begun = item.size if type(item) is FileComes else self._missing
         try:
-            # Behind the end nothing follows.
-            return self._sock.recv(_MOST_NOW, socket.MSG_PEEK | socket.MSG_DONTWAIT).endswith(END)
+            comes = self._sock.recv(_MOST_NOW, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except OSError:
             return False
+        return has_end(self._rest + self._chunk + comes, begun)
 
     def _at_end(self) -> None:
         """The connection gives no more bytes."""
