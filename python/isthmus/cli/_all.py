@@ -11,7 +11,8 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import isthmus
-from isthmus.cli._all_links import LINKS, Link, Pipes
+from isthmus import sysv
+from isthmus.cli._all_links import LINKS, Fifos, Link, Mapped, Pipes, Shared
 from isthmus.cli._all_turns import TURNS, take_turns
 from isthmus.cli._show import say
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 MESSAGES = 1000
 ROUNDS = 1000
+LEFT = 20
+"""Semaphores of System V."""
 
 
 class Line(NamedTuple):
@@ -41,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     lines = []
     shown: list[tuple[str, Callable[[str, str], Line]]] = [(each, _exchange) for each in LINKS]
     shown += [(each, _count) for each in TURNS]
-    shown.append(("pipeline", _pipeline))
+    shown += [("pipeline", _pipeline), ("System V", _system_v)]
     for number, (mechanism, show) in enumerate(shown):
         name = f"demo-{os.getpid()}-{number}"
         try:
@@ -79,7 +82,7 @@ def _exchange(mechanism: str, name: str) -> Line:
         link.writer, link.reader = there.as_writer(), back.as_reader()  # type: ignore[attr-defined]
         link.stack.callback(there.close)
         link.stack.callback(back.close)
-    elif mechanism in {"Fifo", "SharedMemory", "MappedFile"}:
+    elif issubclass(kind, (Fifos, Shared, Mapped)):
         peer = _start("_all_links", mechanism, name)
         link = kind(name, first=True)
     else:
@@ -141,6 +144,21 @@ def _pipeline(mechanism: str, _name: str) -> Line:
     intact = [bytes(line).rstrip(b"\n") for line in out] == [line.upper() for line in lines]
     what = f"{len(out):,} lines through cat, a function, cat"
     return Line(mechanism, what, intact, seconds * 1e6 / MESSAGES, MESSAGES / seconds)
+
+
+def _system_v(mechanism: str, _name: str) -> Line:
+    """What a program has left behind, found and removed."""
+    program = f"import ctypes\nfor _ in range({LEFT}): print(ctypes.CDLL(None).semget(0, 1, 0o1600))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    left = {int(number) for number in done.stdout.split()}
+    began = time.perf_counter()
+    found = [each for each in sysv.semaphores() if each.id in left]
+    for each in found:
+        each.remove()
+    seconds = time.perf_counter() - began
+    intact = len(found) == LEFT and not any(each.id in left for each in sysv.semaphores())
+    what = f"{len(found)} semaphores of a program that has ended, found and removed"
+    return Line(mechanism, what, intact, seconds * 1e6 / LEFT, LEFT / seconds)
 
 
 def _upper(lines: Any) -> Any:

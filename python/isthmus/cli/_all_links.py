@@ -143,11 +143,15 @@ class Shared(Link):
 
     def __init__(self, name: str, first: bool) -> None:
         super().__init__(name, first)
-        self.memory = self.stack.enter_context(isthmus.SharedMemory(f"{name}-memory", 4096))
-        self.view = self.stack.enter_context(self.memory.view())
+        self.shared = self.stack.enter_context(self.memory())
+        self.view = self.stack.enter_context(self.shared.view())
         self.turns = [isthmus.Semaphore(each, 0) for each in self.mine("there", "back")]
         for turn in self.turns:
             self.stack.callback(turn.close)
+
+    def memory(self) -> Any:
+        """What both of them see."""
+        return isthmus.SharedMemory(f"{self.name}-memory", 4096)
 
     def send(self, message: bytes) -> None:
         self.view[: 4 + len(message)] = struct.pack("I", len(message)) + message
@@ -158,6 +162,25 @@ class Shared(Link):
             raise isthmus.Timeout("the other side does not answer")
         (length,) = struct.unpack_from("I", self.view)
         return bytes(self.view[4 : 4 + length])
+
+
+class PosixShared(Shared):
+    """A memory as any program opens it, and semaphores."""
+
+    def __init__(self, name: str, first: bool) -> None:
+        super().__init__(name, first)
+        if first:
+            self.stack.callback(self.shared.unlink)
+
+    def memory(self) -> Any:
+        return isthmus.SharedMemory(f"posix-shm:///{self.name}", 4096)
+
+
+class Arrays(Shared):
+    """An array, and semaphores."""
+
+    def memory(self) -> Any:
+        return isthmus.SharedArray(f"{self.name}-array", 4096, "B")
 
 
 class Mapped(Link):
@@ -286,6 +309,8 @@ LINKS: dict[str, tuple[type[Link], str]] = {
     "Pipe": (Pipes, "standard input and output"),
     "Fifo": (Fifos, "named pipes"),
     "SharedMemory": (Shared, "with Semaphore"),
+    "posix-shm://": (PosixShared, "with Semaphore"),
+    "SharedArray": (Arrays, "with Semaphore"),
     "MappedFile": (Mapped, "with NamedSemaphore"),
     "Stream unix://": (Streams, "Unix socket"),
     "Stream tcp://": (TcpStreams, "TCP on this machine"),

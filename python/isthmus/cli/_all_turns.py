@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import isthmus
@@ -90,6 +93,24 @@ def _barrier(name: str, number: Any, first: bool, rounds: int) -> None:
         barrier.wait(PATIENCE)
 
 
+def _named(name: str, number: Any, _first: bool, rounds: int) -> None:
+    semaphore = isthmus.NamedSemaphore(f"/{name}", 1)
+    _under(semaphore, number, rounds)
+    with suppress(FileNotFoundError):  # who ends first removes it
+        semaphore.unlink()
+    semaphore.close()
+
+
+def _range(name: str, number: Any, _first: bool, rounds: int) -> None:
+    with isthmus.MappedFile(Path(tempfile.gettempdir()) / name, 8) as file:
+        lock = file.lock(0, 8)
+        for _ in range(rounds):
+            with lock:
+                _add(number)
+        with suppress(FileNotFoundError):
+            file.unlink()
+
+
 def _value(_name: str, number: Any, _first: bool, rounds: int) -> None:
     for _ in range(rounds):
         number.add(1)
@@ -105,6 +126,8 @@ TURNS: dict[str, tuple[Callable[[str, Any, bool, int], None], str]] = {
     "Condition": (_condition, "in turns"),
     "Event": (_event, "in turns"),
     "Barrier": (_barrier, "in step"),
+    "NamedSemaphore": (_named, "one permit, the C library's"),
+    "RangeLock": (_range, "a lock on a part of a file"),
     "Value": (_value, "atomic, no lock"),
 }
 """By the name that is shown: what each process does, and how."""
