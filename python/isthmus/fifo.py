@@ -179,7 +179,10 @@ def _make(path: str, mode: int) -> None:
     if not 0 <= mode <= 0o777:
         raise ValueError(f"mode={mode:#o}: permissions are 0 to 0o777")
     private = f"{path}.{os.getpid()}-{os.urandom(4).hex()}"
-    os.mkfifo(private, 0o600)
+    try:
+        os.mkfifo(private, 0o600)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, path) from None
     try:
         Path(private).chmod(mode)
         os.link(private, path)

@@ -309,6 +309,9 @@ def test_what_is_shown_of_the_ends(run: Run, tmp_path: Path) -> None:
             aio.Fifo.create(tmp_path / "f")
         with pytest.raises(FileNotFoundError):
             aio.Fifo.open(tmp_path / "g")
+        with pytest.raises(FileNotFoundError) as caught:
+            aio.Fifo(tmp_path / "nowhere" / "f")
+        assert caught.value.filename == str(tmp_path / "nowhere" / "f")
         server = aio.FifoServer[bytes, bytes](tmp_path / "s")
         assert server.path == str(tmp_path / "s")
         client = aio.FifoClient[bytes, bytes](tmp_path / "s")
