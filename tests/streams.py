@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
+import random
+import signal
 import subprocess
 import sys
 import termios
@@ -98,6 +101,47 @@ def note(found: list[type[BaseException]], call: Callable[..., object], *args: o
         call(*args)
     except isthmus.IsthmusError as error:
         found.append(type(error))
+
+
+def receive_under_ctrl_c(reader: Any, writer_of_child: Callable[[], Any]) -> None:
+    """Receives what a forked child sends, while Ctrl+C is pressed: nothing is torn or comes twice.
+
+    Of an interrupted `recv` one message at most is gone: the one that it was about to return.
+    """
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        reader.close()
+        writer, number = writer_of_child(), 0
+        while True:
+            writer.send(blob(number, number * 37 % (300 if number % 10 else 9000)))
+            number += 1
+    stop, go = threading.Event(), threading.Event()
+
+    def press() -> None:
+        go.wait()
+        while not stop.wait(random.random() * 0.002):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    signals = in_thread(press)
+    pressed, last, got = 0, -1, 0
+    done = False
+    while not done:
+        try:  # around the loop: Python looks for signals where that jumps back
+            go.set()
+            while pressed < 200 or got < 5000:
+                number = number_of(reader.recv(20))
+                assert number > last, (number, last)
+                last = number
+                got += 1
+            stop.set()
+            signals.join()
+            done = True
+        except KeyboardInterrupt:
+            pressed += 1
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert last + 1 - got <= pressed, (last, got, pressed)
 
 
 @contextlib.contextmanager
