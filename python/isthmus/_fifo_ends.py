@@ -26,6 +26,9 @@ stick to a packet written behind it: the reader finds that by its magic and size
 One process reads messages at a time, or the parts of one would go to several: it holds flock(2) on the FIFO,
 which the kernel takes back when it dies. A message of several parts that it was receiving dies with it.
 
+Messages in one packet go the short way, in `_core.PacketReceiver` and `PacketSender`, and all else by the
+methods here.
+
 The reader forgets an incomplete message when its sender has given it up; when no process has the sender's id
 and it has been silent for `_SILENT` (the sender may live in another PID namespace); and the one that was
 silent longest where there are more than 64 or they take more than twice `limit`.
@@ -40,6 +43,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from . import _core
 from . import _descriptors as descriptors
 from ._codec import codec_for
 from ._descriptors import AGAIN, PIPE_BUF, deadline_of
@@ -57,10 +61,10 @@ T = TypeVar("T")
 
 MAGIC = b"\xf1\x1f"
 WHOLE, PART, GIVEN_UP = 0, 1, 2
-_PLAIN = MAGIC + bytes([WHOLE, 0])
-"""How a message in one packet begins."""
 SHORT, LONG = 8, 32
 """Bytes of the two headers."""
+_SMALL = PIPE_BUF - SHORT
+"""Bytes of a message that goes in one packet."""
 _PARTIAL = 64
 _SILENT = 5.0
 """Seconds."""
@@ -76,7 +80,7 @@ def _check_type(type: Any) -> Any:
     return None if type is None else codec_for(type)
 
 
-class FifoReader(ByteReader, Generic[T]):
+class FifoReader(_core.PacketReceiver, ByteReader, Generic[T]):
     """The end of a FIFO where things come out; made by `Fifo.reader`."""
 
     _what = "the FIFO"
@@ -102,19 +106,23 @@ class FifoReader(ByteReader, Generic[T]):
         self._framed = type is not None
         self._codec = codec
         self._limit = limit
+        # Of the inbox so many were taken: to take one must not copy the others, and be no call (Ctrl+C).
         self._inbox: list[tuple[bool, bytes]] = []
+        self._taken = 0
         self._raw: list[bytes] = []
         self._partial: dict[bytes, _Partial] = {}
         self._abandoned = 0
         # Looks before it reads where it is no writer itself: without one a read says "end", also before the
         # first came.
-        self._stays = not ends_with_writers
         self._read_now = descriptors.calls_for(fd, careful=ends_with_writers)[0]
         if self._framed:
             try:
                 with contextlib.suppress(NoSpaceError):
                     descriptors.set_capacity(fd, _CAPACITY)
                 self._take_turn(deadline)
+                if codec is not None:
+                    self._decode_by(codec.decode)
+                self._hand_out()
             except BaseException:
                 self.close()
                 raise
@@ -124,16 +132,17 @@ class FifoReader(ByteReader, Generic[T]):
         """Messages that were forgotten incomplete, because their sender died or gave them up."""
         return self._abandoned
 
-    def recv(self, timeout: float | None = None) -> T:
-        """The next message.
+    if TYPE_CHECKING:
 
-        `Empty` when none came in `timeout` seconds. `InvalidMessage`: not of the type, or not written by a
-        `FifoWriter` at all; the next call takes the next. With `ends_with_writers` `ShutDown` once the last
-        writer has closed; a writer that is killed is no error here, and what it had not sent whole is gone.
-        """
+        def recv(self, timeout: float | None = None) -> T:
+            """See the native class: it does what is short, and the rest by `_recv`."""
+            raise NotImplementedError
+
+    def _recv(self, timeout: float | None) -> Any:
+        """What `recv` does when it is not short."""
         if not self._framed:
             raise Unsupported("bytes go through this FIFO: take read(), or open it with a type")
-        return cast("T", self._decoded(self._wait_for(self._message, timeout, eager=self._stays)))
+        return self._decoded(self._wait_for(self._message, timeout, eager=True))
 
     def _decoded(self, data: bytes) -> Any:
         if self._codec is None:
@@ -141,9 +150,7 @@ class FifoReader(ByteReader, Generic[T]):
         try:
             return self._codec.decode(data)
         except Exception as error:
-            raise InvalidMessage(
-                f"a message is not of type {self._codec.name}: {error}", reason=str(error), data=data
-            ) from error
+            raise self._invalid(data, error) from error
 
     def __iter__(self) -> Iterator[T]:
         """Every message to the end; without a type every line."""
@@ -173,9 +180,9 @@ class FifoReader(ByteReader, Generic[T]):
         for reads in range(TURN + 1):
             if self._raw:
                 self._sort()
-            if self._inbox:
-                good, message = self._inbox[0]
-                self._inbox = self._inbox[1:]
+            if self._taken < len(self._inbox):
+                good, message = self._inbox[self._taken]
+                self._taken += 1
                 if not good:
                     raise InvalidMessage(
                         f"{len(message)} bytes in {self._path} are no message", reason="foreign", data=message
@@ -204,9 +211,6 @@ class FifoReader(ByteReader, Generic[T]):
         """Puts whole messages of what was read into the inbox; again after Ctrl+C, which changes nothing."""
         found: list[tuple[bool, bytes]] = []
         for data in self._raw:
-            if data[:4] == _PLAIN and len(data) == SHORT + int.from_bytes(data[4:8], "little"):
-                found.append((True, data[SHORT:]))  # what most reads bring
-                continue
             for good, packet in _packets(data):
                 if not good:
                     found.append((False, packet))
@@ -214,7 +218,9 @@ class FifoReader(ByteReader, Generic[T]):
                     found.append((True, packet[SHORT:]))
                 elif (whole := self._add(packet)) is not None:
                     found.append((True, whole))
-        self._inbox = [*self._inbox, *found]
+        # No call between these either.
+        self._inbox = [*self._inbox[self._taken :], *found]
+        self._taken = 0
         self._raw = []
 
     def _add(self, packet: bytes) -> bytes | None:
@@ -255,6 +261,18 @@ class FifoReader(ByteReader, Generic[T]):
     def _forget(self, key: bytes) -> None:
         if self._partial.pop(key, None) is not None:
             self._abandoned += 1
+
+    def _hand_out(self) -> None:
+        at_rest = not (self._raw or self._taken < len(self._inbox) or self._ended or self._counts)
+        if self._framed and at_rest and self._fd >= 0:
+            self._hand_over(self._fd, descriptors.way_of(self._read_now), _SMALL)
+
+    def _take_back(self) -> None:
+        if self._framed:
+            self._take_over()
+            if self._data:  # it stopped at what is no whole message
+                self._raw = [self._data]
+                self._data = b""
 
     def _after_fork(self) -> None:
         super()._after_fork()
@@ -312,7 +330,7 @@ def _packet_size(data: bytes, at: int) -> int:
 # ------------------------------------------------------------------------------------------ writing
 
 
-class FifoWriter(ByteWriter, Generic[T]):
+class FifoWriter(_core.PacketSender, ByteWriter, Generic[T]):
     """The end of a FIFO where things go in; made by `Fifo.writer`."""
 
     _what = "the FIFO"
@@ -331,17 +349,18 @@ class FifoWriter(ByteWriter, Generic[T]):
         if self._framed:
             flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
             fcntl.fcntl(self._fd, fcntl.F_SETFL, flags | os.O_DIRECT)
+        if codec is not None:
+            self._encode_by(codec.encode)
+        self._hand_out()
 
-    def send(self, message: T, timeout: float | None = None) -> None:
-        """Sends a message, of any size up to `limit`, whole or not at all.
+    if TYPE_CHECKING:
 
-        `Full` when there was no room in `timeout` seconds: nobody will receive it. `ShutDown` when nobody
-        reads the FIFO, `PeerDied` when that happened in the middle; a patient writer waits for the next
-        reader instead, who gets it whole. Several processes and threads may send at once.
-        """
-        if message.__class__ is bytes and self._codec is None and self._send_now(cast("bytes", message)):
-            return
-        steps = self._steps(message)
+        def send(self, message: T, timeout: float | None = None) -> None:
+            """See the native class: it does what is short, and the rest by `_send`."""
+
+    def _send(self, data: Any, timeout: float | None) -> None:
+        """What `send` does when it is not short, with what the type has made of the message."""
+        steps = self._steps_of(data)
         try:
             deadline: float | None = -1.0  # not known yet: mostly there is nothing to wait for
             for what in steps:
@@ -359,28 +378,19 @@ class FifoWriter(ByteWriter, Generic[T]):
                 steps.throw(error)
             raise
 
-    def _send_now(self, message: bytes) -> bool:
-        """The usual case, without what `_steps` takes for the others: a small message that finds room."""
-        size = len(message)
-        if not self._framed or size > PIPE_BUF - SHORT or size > self._limit:
-            return False
-        with self._lock:
-            if self._fd < 0 or self._given_up or self._counts:
-                return False
-            try:
-                if not self._write_now(
-                    self._fd, (_PLAIN + size.to_bytes(4, "little") + message,), self._counts
-                ):
-                    return False
-            except BrokenPipeError:
-                return False  # comes again there, and is dealt with
-            self._counts.clear()
-        return True
+    def _hand_out(self) -> None:
+        # Packets of several threads may come in any order, but what was given up is said before any other.
+        if self._framed and self._fd >= 0 and not self._given_up:
+            self._arm(self._fd, descriptors.way_of(self._write_now), self._limit)
+        else:
+            self._take_back()
 
-    def _parts(self, message: Any) -> tuple[list[memoryview], int]:
+    def _take_back(self) -> None:
+        self._arm(-1, 0, 0)
+
+    def _parts(self, data: Any) -> tuple[list[memoryview], int]:
         if not self._framed:
             raise Unsupported("bytes go through this FIFO: take write(), or open it with a type")
-        data: Any = message if self._codec is None else self._codec.encode(message)
         try:
             parts = [flat(part) for part in (data if isinstance(data, tuple) else (data,))]
         except TypeError:
@@ -398,16 +408,20 @@ class FifoWriter(ByteWriter, Generic[T]):
         return parts, size
 
     def _steps(self, message: Any) -> Generator[str]:
+        """See `_steps_of`."""
+        return self._steps_of(message if self._codec is None else self._codec.encode(message))
+
+    def _steps_of(self, data: Any) -> Generator[str]:
         """Sends, and yields where it has to be waited for: for "room", or for a "reader".
 
         Whoever drives it throws in what ends the wait, so that a message half sent is given up.
         """
-        parts, size = self._parts(message)
-        if size <= PIPE_BUF - SHORT:
+        parts, size = self._parts(data)
+        if size <= _SMALL:
             header = MAGIC + b"\0\0" + size.to_bytes(4, "little")
             yield from self._put([header, *parts], 0, size)
             return
-        data = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+        whole = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
         with self._lock:
             self._number += 1
             number = self._number.to_bytes(8, "little")[:4]
@@ -420,7 +434,7 @@ class FifoWriter(ByteWriter, Generic[T]):
         at = 0
         try:
             while at < size:
-                piece = data[at : at + PIPE_BUF - LONG]
+                piece = whole[at : at + PIPE_BUF - LONG]
                 new_reader = yield from self._put([header_of(PART, len(piece)), piece], at, size)
                 # Who comes new has not seen the beginning.
                 at = 0 if new_reader and at else at + len(piece)
@@ -428,6 +442,7 @@ class FifoWriter(ByteWriter, Generic[T]):
             if at:
                 with self._lock:
                     self._given_up = [*self._given_up, header_of(GIVEN_UP, 0)]
+                    self._hand_out()
                     with contextlib.suppress(OSError):
                         self._write_given_up()
             raise
@@ -444,6 +459,7 @@ class FifoWriter(ByteWriter, Generic[T]):
                         return waited
                 except BrokenPipeError as error:
                     self._given_up = []
+                    self._hand_out()
                     if not self._patient:
                         raise self._gone(at, size) from error
                     waited = True
@@ -461,12 +477,14 @@ class FifoWriter(ByteWriter, Generic[T]):
                 return False
             self._counts.clear()
             self._given_up = self._given_up[1:]
+            self._hand_out()
         return True
 
     def _after_fork(self) -> None:
         super()._after_fork()
         self._sender = os.urandom(8)
         self._given_up = []
+        self._hand_out()
 
     def close(self) -> None:
         """Closes this end in this process."""

@@ -24,14 +24,13 @@ from . import _core
 from . import _descriptors as descriptors
 from ._codec import codec_for
 from ._descriptors import PIPE_BUF, HasFileno
-from ._errors import Full, InvalidMessage, ShutDown, TooLarge, Unsupported
+from ._errors import Full, ShutDown, TooLarge, Unsupported
 from ._stream import AHEAD, End, flat
 from ._stream_reader import ByteReader
 from ._stream_writer import ByteWriter, Sending
 
 __all__ = ["LIMIT", "PipeReader", "PipeWriter", "at_least_1"]
 
-S = TypeVar("S")
 T = TypeVar("T")
 
 LIMIT = 1 << 28
@@ -198,15 +197,6 @@ class PipeReader(_core.FrameReceiver, _PipePart, ByteReader, Generic[T]):
             raise Unsupported("bytes go through this pipe: take read(), or make it with a type")
         return self._wait_for(self._message, timeout, eager=True)[0]
 
-    def _try(self, step: Callable[[], S | None]) -> S | None:
-        with self._lock:
-            self._take_back()
-            try:
-                self._check()
-                return step()
-            finally:
-                self._hand_out()
-
     def _hand_out(self) -> None:
         at_rest = self._large is None and not (self._ended or self._foreign or self._counts)
         if self._framed and at_rest and self._fd >= 0 and self._ahead() <= AHEAD:
@@ -313,15 +303,6 @@ class PipeReader(_core.FrameReceiver, _PipePart, ByteReader, Generic[T]):
             return self._decode(message)
         except Exception as error:
             raise self._invalid(bytes(message), error) from error
-
-    def _invalid(self, data: bytes, error: Exception) -> InvalidMessage:
-        found = InvalidMessage(
-            f"a message is not of type {self._codec.name if self._codec else 'bytes'}: {error}",
-            reason=str(error),
-            data=data,
-        )
-        found.__cause__ = error
-        return found
 
     def _may_leave(self) -> None:
         with self._lock:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _descriptors as descriptors
 from ._descriptors import HasFileno, deadline_of, fd_of
-from ._errors import Empty, PeerDied, ShutDown, Timeout, Unsupported
+from ._errors import Empty, InvalidMessage, PeerDied, ShutDown, Timeout, Unsupported
 from ._stream import AHEAD, MOVE, End, flat
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class ByteReader(End):
 
     _what = "the other end"
     _framed = False
+    _codec: Any = None
 
     def __init__(self, fd: int, *, private: bool = False) -> None:
         super().__init__(fd, private=private)
@@ -318,6 +319,16 @@ class ByteReader(End):
             f"{have} of {wanted} bytes came"
         )
 
+    def _invalid(self, data: bytes, error: Exception) -> InvalidMessage:
+        """What to raise where a message cannot be decoded."""
+        found = InvalidMessage(
+            f"a message is not of type {self._codec.name if self._codec else 'bytes'}: {error}",
+            reason=str(error),
+            data=data,
+        )
+        found.__cause__ = error
+        return found
+
     def _only_bytes(self) -> None:
         if self._framed:
             raise Unsupported("messages go through this pipe: take recv(), or make it without a type")
@@ -328,8 +339,12 @@ class ByteReader(End):
 
     def _try(self, step: Callable[[], T | None]) -> T | None:
         with self._lock:
-            self._check()
-            return step()
+            self._take_back()
+            try:
+                self._check()
+                return step()
+            finally:
+                self._hand_out()
 
     def _wait_for(self, step: Callable[[], T | None], timeout: float | None, *, eager: bool = False) -> T:
         """Calls `step` until it has an answer; `Empty` when it has none in time."""

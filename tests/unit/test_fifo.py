@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import isthmus
-from streams import SENDER, blob, compiled, in_thread, number_of, open_fds
+from streams import SENDER, blob, compiled, fill, in_thread, note, number_of, open_fds
 from support import PATIENCE, Peer, run_python
 
 Start = Callable[..., Peer]
@@ -252,6 +252,85 @@ def test_a_message_that_found_no_room_is_never_received(fifo: isthmus.Fifo[bytes
     writer.send(b"after")
     assert reader.recv(0) == b"after"
     assert reader.abandoned == 1  # for the others there was no room at all
+
+
+def test_messages_that_stick_together_come_in_order(fifo: isthmus.Fifo[bytes]) -> None:
+    """Of a program that does not write in the kernel's packet mode one read brings many."""
+    reader, writer = fifo.reader(), fifo.writer()
+    raw = os.open(fifo.path, os.O_WRONLY)
+    packets = [
+        b"\xf1\x1f\0\0" + len(data).to_bytes(4, "little") + data
+        for data in map(str.encode, map(str, range(3000)))
+    ]
+    for piece in (packets[:1000], [b"hello\n"], packets[1000:2000], [b"bye\n"], packets[2000:]):
+        os.write(raw, b"".join(piece))
+    os.close(raw)
+    got: list[bytes] = []
+    while True:
+        try:
+            got.append(reader.recv(0))
+        except isthmus.InvalidMessage as error:
+            got.append(error.data)
+        except isthmus.Empty:
+            break
+    wanted = [str(number).encode() for number in range(3000)]
+    assert got == [*wanted[:1000], b"hello\n", *wanted[1000:2000], b"bye\n", *wanted[2000:]]
+    writer.send(b"after")
+    assert reader.recv(0) == b"after"
+
+
+def test_ends_whose_descriptor_was_handed_out_work_on(fifo: isthmus.Fifo[bytes]) -> None:
+    reader, writer = fifo.reader(), fifo.writer()
+    writer.send(b"before")
+    assert os.get_blocking(reader.fileno())
+    assert os.get_blocking(writer.fileno())
+    assert reader.recv(0) == b"before"
+    for timeout in (0, 0.05):
+        with pytest.raises(isthmus.Empty):
+            reader.recv(timeout)
+    count = fill(writer)
+    with pytest.raises(isthmus.Full):
+        writer.send(b"x", 0.05)
+    assert [reader.recv(0) for _ in range(count)] == [b"x" * 1000] * count
+    thread = in_thread(functools.partial(writer.send, blob(1, 3_000_000)))
+    assert number_of(reader.recv(PATIENCE)) == 1
+    thread.join()
+
+
+def test_closing_in_another_thread_ends_the_waits(fifo: isthmus.Fifo[bytes]) -> None:
+    for what in ("recv", "recv with a timeout", "send"):
+        reader, writer = fifo.reader(PATIENCE), fifo.writer()
+        fill(writer) if what == "send" else None
+        found: list[type[BaseException]] = []
+        calls: dict[str, Callable[[], object]] = {
+            "recv": reader.recv,
+            "recv with a timeout": functools.partial(reader.recv, PATIENCE),
+            "send": functools.partial(writer.send, b"x"),
+        }
+        thread = in_thread(functools.partial(note, found, calls[what]))
+        time.sleep(0.05)
+        (writer if what == "send" else reader).close()
+        thread.join(PATIENCE)
+        assert found == [isthmus.ClosedError]
+        reader.close()
+        writer.close()
+
+
+def test_ctrl_c_at_any_moment_tears_nothing(tmp_path: Path) -> None:
+    out = run_python(
+        """
+        import isthmus, sys
+        sys.path.insert(0, sys.argv[1])
+        from streams import receive_under_ctrl_c
+        fifo = isthmus.Fifo(sys.argv[2], type=bytes)
+        reader = fifo.reader()
+        receive_under_ctrl_c(reader, fifo.writer)
+        print(reader.abandoned)
+        """,
+        TESTS,
+        tmp_path / "f",
+    )
+    assert out == "0\n"
 
 
 # ---------------------------------------------------------------------------------------- foreign programs

@@ -46,6 +46,7 @@ WAITS = {
     "timer": "signals.Timer(1000).get()",
     "exit": "signals.wait_for_exit(__import__('os').getppid())",
     "pipe": "pipe = isthmus.Pipe(type=bytes); pipe.reader.recv()",
+    "fifo": "isthmus.Fifo(__import__('os').environ['ISTHMUS_NAMESPACE'] + '/f', type=bytes).reader().recv()",
     "sleep": "stop.wait()",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import functools
 import importlib
 import os
@@ -88,6 +89,16 @@ class BareFifo(Channel):
 
     def close(self) -> None:
         Path(self.path).unlink()
+
+
+class BarePackets(BareFifo):
+    """The same with O_DIRECT: each write is a packet, which one read brings. Room as in ours."""
+
+    def sender(self) -> Sender:
+        fd = os.open(self.path, os.O_RDWR)
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, ROOM)
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_RDWR | os.O_DIRECT)
+        return Sender(functools.partial(os.write, fd))
 
 
 class OurFifo(Channel):
@@ -205,6 +216,9 @@ PLAIN_CONNECTION = Peer(
     "mp-pipe-plain", "multiprocessing.Pipe, 64 KiB", PlainConnection, note="`send_bytes`, as it comes"
 )
 BARE_FIFO = Peer("bare", "os.open, os.write and os.read", BareFifo)
+BARE_PACKETS = Peer(
+    "bare-packets", "os.write and os.read, packet mode", BarePackets, note="pipe(2), O_DIRECT"
+)
 OUR_FIFO = Peer("isthmus", "Isthmus Fifo", OurFifo, module="isthmus", distribution="isthmus")
 BARE_QUEUE = Peer("bare", "mq_send and mq_receive by ctypes", BareQueue)
 OUR_QUEUE = Peer(

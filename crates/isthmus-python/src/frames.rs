@@ -1,14 +1,17 @@
-//! The short way of messages through a pipe, under `isthmus.PipeReader` and `isthmus.PipeWriter`.
+//! The short way of messages through a pipe, under `isthmus.PipeReader` and `isthmus.PipeWriter`, and of those
+//! through a FIFO.
 //!
 //! Both classes are bases of the Python ones and do what is hot: small messages, and waiting for them. For all
 //! else (large messages, those that may be revoked, the end, every error) they call the Python method that does
 //! the same the long way (`_recv`, `_send`). While that works it has the descriptor alone: it takes it away from
 //! here (`arm` with -1, `take_over`) and gives it back.
 //!
+//! What goes through a FIFO differs in how it begins, see [`Form`]; its classes are in `packets.rs`.
+//!
 //! Everything here happens with the GIL held, but for the waits, so that no other thread is ever in the middle of
 //! a message.
 
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,8 +27,8 @@ use crate::errors::OrRaise;
 
 /// Bytes that are read ahead; whole messages up to this size take the short way.
 const AHEAD: usize = 1 << 17;
-/// Bytes of a message whose frame is written in one piece.
-const SMALL: usize = 4096 - 4;
+/// Bytes that a pipe takes in one piece or not at all.
+const PIPE_BUF: usize = 4096;
 /// Longest wait without a look at signals and at the handle.
 const SLICE: Duration = Duration::from_millis(200);
 const DISARMED: i32 = -1;
@@ -78,6 +81,30 @@ fn sigpipe_kills(py: Python<'_>) -> bool {
 }
 
 const SIGPIPE: i32 = 13;
+
+/// How a message looks that goes the short way: a prefix, its length in 4 bytes, little-endian, and the message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// In a pipe, as `_pipe_ends.py` says. What one read brings may end anywhere.
+    Frames,
+    /// In a FIFO, as `_fifo_ends.py` says. One read brings whole packets; the long way sees to all else.
+    Packets,
+}
+
+impl Form {
+    #[inline]
+    fn prefix(self) -> &'static [u8] {
+        match self {
+            Form::Frames => b"",
+            Form::Packets => b"\xf1\x1f\0\0",
+        }
+    }
+
+    #[inline]
+    fn header(self) -> usize {
+        self.prefix().len() + 4
+    }
+}
 
 /// A descriptor that is ours for now, and how to use it.
 struct Armed {
@@ -158,16 +185,19 @@ impl Ahead {
 
     /// Where the next message is, if it is here whole and of the plain kind.
     #[inline]
-    fn next(&self, limit: u32) -> Next {
-        let Some((head, body)) = self.rest().split_first_chunk::<4>() else { return Next::More };
+    fn next(&self, form: Form, limit: u32) -> Next {
+        let rest = self.rest();
+        let part = if form == Form::Frames || rest.is_empty() { Next::More } else { Next::Long };
+        let begun = rest.strip_prefix(form.prefix()).and_then(<[u8]>::split_first_chunk::<4>);
+        let Some((head, body)) = begun else { return part };
         let size = u32::from_le_bytes(*head); // with the bit for "may be revoked" it is over every limit
         if size > limit || size as usize > AHEAD - 4 {
             return Next::Long;
         }
         if body.len() < size as usize {
-            return Next::More;
+            return part;
         }
-        Next::Whole(self.at + 4, size as usize)
+        Next::Whole(self.at + form.header(), size as usize)
     }
 
     /// Reads on; false where it would block, `None` where the long way has to tell what is the matter.
@@ -206,20 +236,60 @@ enum Found {
 /// The base of `isthmus.PipeReader`.
 #[pyclass(name = "FrameReceiver", module = "isthmus._core", subclass, frozen)]
 pub(crate) struct PyFrameReceiver {
+    form: Form,
     armed: Armed,
     ahead: Mutex<Ahead>,
+    /// The last try found nothing.
+    dry: AtomicBool,
     decode: OnceLock<Py<PyAny>>,
     patience: Patience,
 }
 
 impl PyFrameReceiver {
+    pub(crate) fn of(form: Form) -> PyFrameReceiver {
+        PyFrameReceiver {
+            form,
+            armed: Armed::new(),
+            ahead: Mutex::new(Ahead { bytes: Box::default(), at: 0, end: 0 }),
+            dry: AtomicBool::new(false),
+            decode: OnceLock::new(),
+            patience: Patience::new(),
+        }
+    }
+
     #[inline]
     fn ahead(&self) -> MutexGuard<'_, Ahead> {
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next message, if it is here. Reads on where it is not, if asked to: mostly nothing is there then, and
-    /// to wait before reading takes one call less.
+    /// Whether to try before waiting. With nothing read ahead from a pipe mostly nothing is there, and to wait
+    /// first takes one call less. From a FIFO nothing is read ahead; but after a try in vain one looks first, for
+    /// reading takes the lock that writers need.
+    #[inline]
+    fn is_eager(&self) -> bool {
+        if self.form == Form::Frames || !self.dry.load(Ordering::Relaxed) {
+            return self.form == Form::Packets;
+        }
+        let there = self.armed.get().is_some_and(|(fd, _)| pipe::ready(fd, READABLE, 0).unwrap_or(true));
+        self.dry.store(!there, Ordering::Relaxed);
+        there
+    }
+
+    /// What `recv` does.
+    #[inline]
+    pub(crate) fn receive(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+        let me = slf.get();
+        match Self::take(slf, me.is_eager(), false)? {
+            Found::Message(message) => Ok(message),
+            Found::Nothing => {
+                me.dry.store(true, Ordering::Relaxed);
+                Self::wait(slf, timeout)
+            }
+            Found::TheLongWay => Ok(slf.call_method1(intern!(slf.py(), "_recv"), (timeout,))?.unbind()),
+        }
+    }
+
+    /// The next message, if it is here. Reads on where it is not, if asked to.
     #[inline]
     fn take(slf: &Bound<'_, Self>, read: bool, keep_bad: bool) -> PyResult<Found> {
         let (py, me) = (slf.py(), slf.get());
@@ -228,7 +298,7 @@ impl PyFrameReceiver {
         let mut ahead = me.ahead();
         let mut tried = !read;
         let (offset, size) = loop {
-            match ahead.next(limit) {
+            match ahead.next(me.form, limit) {
                 Next::Whole(offset, size) => break (offset, size),
                 Next::Long => return Ok(Found::TheLongWay),
                 Next::More if tried => return Ok(Found::Nothing),
@@ -281,12 +351,7 @@ impl PyFrameReceiver {
     #[new]
     #[pyo3(signature = (*_arguments, **_keywords))]
     fn new(_arguments: &Bound<'_, PyTuple>, _keywords: Option<&Bound<'_, PyDict>>) -> PyFrameReceiver {
-        PyFrameReceiver {
-            armed: Armed::new(),
-            ahead: Mutex::new(Ahead { bytes: Box::default(), at: 0, end: 0 }),
-            decode: OnceLock::new(),
-            patience: Patience::new(),
-        }
+        PyFrameReceiver::of(Form::Frames)
     }
 
     /// The next message.
@@ -297,11 +362,7 @@ impl PyFrameReceiver {
     /// `TooLarge`: over the limit, and nothing more can be received.
     #[pyo3(signature = (timeout=None))]
     fn recv(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
-        match Self::take(slf, false, false)? {
-            Found::Message(message) => Ok(message),
-            Found::Nothing => Self::wait(slf, timeout),
-            Found::TheLongWay => Ok(slf.call_method1(intern!(slf.py(), "_recv"), (timeout,))?.unbind()),
-        }
+        Self::receive(slf, timeout)
     }
 
     /// The next message in a tuple, if that can be had without waiting and the short way.
@@ -363,20 +424,30 @@ impl PyFrameReceiver {
 
 // ------------------------------------------------------------------------------------------ sending
 
-/// Writes length and message in one piece.
+/// Writes header and message in one piece.
 #[inline]
-fn write_frame(fd: i32, way: Way, message: &[u8], frame: &mut [u8]) -> isthmus_core::error::Result<Moved> {
-    #[expect(clippy::cast_possible_truncation, reason = "it is at most SMALL")]
-    frame[..4].copy_from_slice(&(message.len() as u32).to_le_bytes());
-    frame[4..message.len() + 4].copy_from_slice(message);
-    pipe::write_now(fd, way, &frame[..message.len() + 4])
+fn write_in(
+    room: &mut [u8],
+    form: Form,
+    fd: i32,
+    way: Way,
+    message: &[u8],
+) -> isthmus_core::error::Result<Moved> {
+    let (prefix, header) = (form.prefix(), form.header());
+    room[..prefix.len()].copy_from_slice(prefix);
+    #[expect(clippy::cast_possible_truncation, reason = "it is at most PIPE_BUF")]
+    room[prefix.len()..header].copy_from_slice(&(message.len() as u32).to_le_bytes());
+    room[header..header + message.len()].copy_from_slice(message);
+    pipe::write_now(fd, way, &room[..header + message.len()])
 }
 
 /// The base of `isthmus.PipeWriter`.
 #[pyclass(name = "FrameSender", module = "isthmus._core", subclass, frozen)]
 pub(crate) struct PyFrameSender {
+    form: Form,
     armed: Armed,
     encode: OnceLock<Py<PyAny>>,
+    patience: Patience,
     /// Messages that were sent by RWF_NOWAIT: who sends many gets a description of its own, which is faster.
     sent: AtomicU32,
 }
@@ -384,39 +455,45 @@ pub(crate) struct PyFrameSender {
 /// See `PyFrameSender::sent`.
 const MANY: u32 = 64;
 
-#[pymethods]
 impl PyFrameSender {
-    #[new]
-    #[pyo3(signature = (*_arguments, **_keywords))]
-    fn new(_arguments: &Bound<'_, PyTuple>, _keywords: Option<&Bound<'_, PyDict>>) -> PyFrameSender {
-        PyFrameSender { armed: Armed::new(), encode: OnceLock::new(), sent: AtomicU32::new(0) }
+    pub(crate) fn of(form: Form) -> PyFrameSender {
+        PyFrameSender {
+            form,
+            armed: Armed::new(),
+            encode: OnceLock::new(),
+            patience: Patience::new(),
+            sent: AtomicU32::new(0),
+        }
     }
 
-    /// Sends a message.
-    ///
-    /// `Full` when there was no room in `timeout` seconds (None waits, 0 tries): the message was not sent,
-    /// and nobody will receive it. `ShutDown` when every reading end is closed, `PeerDied` when that happened
-    /// in the middle of this message. `TooLarge`: over the limit. SIGPIPE is not raised.
-    #[pyo3(signature = (message, timeout=None))]
-    fn send(slf: &Bound<'_, Self>, message: Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<()> {
+    /// What `send` does.
+    #[inline]
+    pub(crate) fn post(
+        slf: &Bound<'_, Self>,
+        message: Bound<'_, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<()> {
         let (py, me) = (slf.py(), slf.get());
         let data = match me.encode.get() {
             None => message,
             Some(encode) => encode.bind(py).call1((message,))?,
         };
         let mut timeout = timeout;
+        let (form, patience) = (me.form, (me.form == Form::Packets).then_some(&me.patience));
         if let Ok(bytes) = data.cast_exact::<PyBytes>() {
             let bytes = bytes.as_bytes();
             let mut deadline = None;
             while let Some((fd, way)) = me.armed.get() {
                 let limit = me.armed.limit.load(Ordering::Relaxed);
-                if bytes.len() > SMALL || bytes.len() > limit as usize || sigpipe_kills(py) {
+                if bytes.len() > PIPE_BUF - form.header() || bytes.len() > limit as usize || sigpipe_kills(py)
+                {
                     break;
                 }
-                let written = if bytes.len() <= 252 {
-                    write_frame(fd, way, bytes, &mut [0; 256]) // clearing 4 KiB would take as long as the rest
+                let written = if bytes.len() <= 248 {
+                    // To clear 4 KiB would take as long as the rest.
+                    write_in(&mut [0; 256], form, fd, way, bytes)
                 } else {
-                    write_frame(fd, way, bytes, &mut [0; SMALL + 4])
+                    write_in(&mut [0; PIPE_BUF], form, fd, way, bytes)
                 };
                 match written {
                     Ok(Moved::Bytes(_)) => {
@@ -437,12 +514,31 @@ impl PyFrameSender {
                     None => *deadline.insert(Timeout::new(timeout)?.deadline()),
                 };
                 timeout = left(end);
-                if passed(end) || !me.armed.wait(py, WRITABLE, end, None)? {
+                if passed(end) || !me.armed.wait(py, WRITABLE, end, patience)? {
                     break;
                 }
             }
         }
         slf.call_method1(intern!(py, "_send"), (data, timeout)).map(drop)
+    }
+}
+
+#[pymethods]
+impl PyFrameSender {
+    #[new]
+    #[pyo3(signature = (*_arguments, **_keywords))]
+    fn new(_arguments: &Bound<'_, PyTuple>, _keywords: Option<&Bound<'_, PyDict>>) -> PyFrameSender {
+        PyFrameSender::of(Form::Frames)
+    }
+
+    /// Sends a message.
+    ///
+    /// `Full` when there was no room in `timeout` seconds (None waits, 0 tries): the message was not sent,
+    /// and nobody will receive it. `ShutDown` when every reading end is closed, `PeerDied` when that happened
+    /// in the middle of this message. `TooLarge`: over the limit. SIGPIPE is not raised.
+    #[pyo3(signature = (message, timeout=None))]
+    fn send(slf: &Bound<'_, Self>, message: Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<()> {
+        Self::post(slf, message, timeout)
     }
 
     fn _encode_by(&self, encode: Py<PyAny>) {

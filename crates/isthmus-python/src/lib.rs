@@ -16,6 +16,7 @@ mod mapping;
 mod message;
 mod mutex;
 mod objects;
+mod packets;
 mod pipes;
 mod posix;
 mod queue;
@@ -48,6 +49,8 @@ mod _core {
     use crate::mutex::PyMutex;
     #[pymodule_export]
     use crate::objects::{clean, objects, remove};
+    #[pymodule_export]
+    use crate::packets::{PyPacketReceiver, PyPacketSender};
     #[pymodule_export]
     use crate::pipes::{die_with_parent, tee};
     #[pymodule_export]

@@ -37,6 +37,9 @@ class FifoReader(Reads, Generic[T]):
         """The next message: `Empty`, `InvalidMessage`, `ShutDown` as `isthmus.FifoReader.recv`."""
         if not self._end._framed:
             raise Unsupported("bytes go through this FIFO: take read(), or open it with a type")
+        await self._turn()
+        if found := self._end._next(False):
+            return cast("T", found[0])
         return cast("T", self._end._decoded(await self._until(self._end._message, timeout)))
 
     async def __aiter__(self) -> AsyncIterator[T]:
