@@ -186,5 +186,7 @@ def _make(path: str, mode: int) -> None:
     try:
         Path(private).chmod(mode)
         os.link(private, path)
+    except FileExistsError as error:
+        raise FileExistsError(error.errno, error.strerror, path) from None
     finally:
         Path(private).unlink()

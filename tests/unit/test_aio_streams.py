@@ -305,8 +305,9 @@ def test_what_is_shown_of_the_ends(run: Run, tmp_path: Path) -> None:
         one, other = aio.Pipe.two_way(type=int)
         fifo = aio.Fifo.create(tmp_path / "f", type=int)
         assert aio.Fifo.open(tmp_path / "f", type=int).type is fifo.type is int
-        with pytest.raises(FileExistsError):
+        with pytest.raises(FileExistsError) as taken:
             aio.Fifo.create(tmp_path / "f")
+        assert (taken.value.filename, taken.value.filename2) == (str(tmp_path / "f"), None)
         with pytest.raises(FileNotFoundError):
             aio.Fifo.open(tmp_path / "g")
         with pytest.raises(FileNotFoundError) as caught:
