@@ -116,11 +116,11 @@ class FifoServer(Generic[S, T]):
         return FifoRequest(message, data[:8], name, self)
 
     def __iter__(self) -> Iterator[FifoRequest[S, T]]:
-        """Every request, until the server is closed."""
+        """Every request, until the server is closed or this process is asked to end."""
         while not self.closed:
             try:
                 request = self.recv()
-            except ClosedError:
+            except (ClosedError, ShutDown):
                 return
             yield request
 

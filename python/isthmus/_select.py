@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from . import _core
+from . import _core, _stopping
 from ._errors import ClosedError
 
 __all__ = ["Writable", "select"]
@@ -180,16 +180,22 @@ def select(*things: Any, timeout: float | None = None) -> list[Any]:
     Nothing is taken: another thread or process may be faster, so go on with `timeout=0`. `timeout` is in
     seconds, None waits, 0 looks. A peer that is killed does not keep it waiting for what came before, and its
     end counts as ready where it ends a queue or a lock. `isthmus.aio.select` is the same, awaited. Needs a
-    descriptor for each namespace and each process given. See poll(2), pidfd_open(2).
+    descriptor for each namespace and each process given. `ShutDown` when this process is asked to end
+    (`graceful_shutdown`), unless it waits for room and locks only. See poll(2), pidfd_open(2).
     """
     if timeout is not None and not timeout >= 0:
         raise ValueError(f"timeout is {timeout}: it takes seconds from 0 (looks) upwards, or None (waits)")
     with Targets(things) as targets:
-        ready = _wait(targets.found, timeout)
+        ready = _wait(targets.found, timeout, work=any(map(_is_work, things)))
     return [thing for thing, is_ready in zip(things, ready, strict=True) if is_ready]
 
 
-def _wait(found: list[Target], timeout: float | None) -> list[bool]:
+def _is_work(thing: Any) -> bool:
+    """Whether something is to come, other than room or a lock."""
+    return not isinstance(thing, Writable) and not isinstance(_inner(thing), _core.Mutex)
+
+
+def _wait(found: list[Target], timeout: float | None, *, work: bool) -> list[bool]:
     ready = [each.ready() for each in found]
     if any(ready) or timeout == 0:
         return ready
@@ -207,9 +213,15 @@ def _wait(found: list[Target], timeout: float | None) -> list[bool]:
             poll.register(each.fd, each.events)
     for fd in bells:
         poll.register(fd, _poll.POLLIN)
+    stop: int | None = None
     nap = min((wait.slice for wait, _ in waits), default=3600.0)
     try:
         while True:
+            # Anew each time: it is closed at the end of the block, and the number may be another's then.
+            if stop is not None:
+                poll.unregister(stop)
+            if (stop := _stopping.bell if work else None) is not None:
+                poll.register(stop, _poll.POLLIN)
             # SYNC(wait): armed, then looked at again.
             rung = [wait.arm(bell) for wait, bell in waits]
             left = nap if end is None else min(nap, end - time.monotonic())
@@ -223,6 +235,8 @@ def _wait(found: list[Target], timeout: float | None) -> list[bool]:
             ready = [each.ready() for each in found]
             if any(ready) or (end is not None and time.monotonic() >= end):
                 return ready
+            if work:
+                _stopping.heed()
     finally:
         for wait, bell in waits:
             wait.disarm(bell)

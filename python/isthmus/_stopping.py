@@ -1,8 +1,9 @@
 """This process was asked to end: one flag for every wait, set by `isthmus.signals.graceful_shutdown`.
 
-Waits in the native module look at a flag there. Waits for descriptors watch `descriptor()` as well, which is
-readable from the moment on at which the process is asked. Waits *for work* (a message, a signal, a child's
-end) then raise `ShutDown`; waits that get work done (room in a queue, a lock) go on.
+Waits in the native module look at a flag there. Waits for descriptors watch `bell` as well, which is
+readable from the moment on at which the process is asked. Waits *for work* (a message, a connection, a
+signal, a child's end, an event) then raise `ShutDown`; waits that get work done (room in a queue, a lock)
+go on.
 """
 
 import math
@@ -13,27 +14,23 @@ import time
 from . import _core
 from ._errors import ShutDown
 
-__all__ = ["asked", "await_readable", "deadline", "descriptor", "heed", "remaining", "watch"]
+__all__ = ["asked", "await_readable", "bell", "deadline", "heed", "remaining", "watch"]
 
-_bell: int | None = None
+bell: int | None = None
+"""A descriptor that is readable once this process was asked to end; None where nobody may ask."""
 asked = False
 """This process was asked to end."""
 
 
-def descriptor() -> int | None:
-    """A descriptor that is readable once this process was asked to end; None where nobody may ask."""
-    return _bell
-
-
 def watch(active: bool) -> None:
     """Begins (or ends) the time in which this process may be asked to end."""
-    global _bell  # noqa: PLW0603 - one process, one state
+    global bell  # noqa: PLW0603 - one process, one state
     tell(stopping=False)
-    if active and _bell is None:
-        _bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    elif not active and _bell is not None:
-        os.close(_bell)
-        _bell = None
+    if active and bell is None:
+        bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    elif not active and bell is not None:
+        os.close(bell)
+        bell = None
 
 
 def tell(*, stopping: bool) -> None:
@@ -41,12 +38,12 @@ def tell(*, stopping: bool) -> None:
     global asked  # noqa: PLW0603 - one process, one state
     asked = stopping
     _core.signal_stopping(stopping)
-    if _bell is None:
+    if bell is None:
         return
     if stopping:
-        os.eventfd_write(_bell, 1)
-    elif is_readable(_bell):
-        os.eventfd_read(_bell)
+        os.eventfd_write(bell, 1)
+    elif is_readable(bell):
+        os.eventfd_read(bell)
 
 
 def heed() -> None:
@@ -76,17 +73,18 @@ def is_readable(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
-def await_readable(fd: int, end: float | None, *, work: bool = True) -> bool:
-    """Waits until `fd` is readable; False when `end` (see `deadline`) has come before.
+def await_readable(fd: int, end: float | None, *, work: bool = True, events: int = select.POLLIN) -> bool:
+    """Waits until `fd` is readable, or what `events` say; False when `end` (see `deadline`) has come before.
 
     A wait for `work` raises `ShutDown` when this process is asked to end.
     """
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    stop = _bell if work else None
-    if stop is not None:
-        poll.register(stop, select.POLLIN)
     while True:
+        poll = select.poll()
+        poll.register(fd, events)
+        # Anew each time: it is closed at the end of the block, and the number may be another's then.
+        stop = bell if work else None
+        if stop is not None:
+            poll.register(stop, select.POLLIN)
         left = remaining(end)
         # Rounded up, and in pieces that a C int of milliseconds holds.
         pause = None if left is None else min(math.ceil(left * 1000), 2**31 - 1)
@@ -101,10 +99,10 @@ def await_readable(fd: int, end: float | None, *, work: bool = True) -> bool:
 
 def _in_child() -> None:
     # The child was not asked to end. Its parent's descriptor is shared, so it needs its own.
-    global _bell  # noqa: PLW0603 - one process, one state
-    if _bell is not None:
-        os.close(_bell)
-        _bell = None
+    global bell  # noqa: PLW0603 - one process, one state
+    if bell is not None:
+        os.close(bell)
+        bell = None
         watch(active=True)
     else:
         tell(stopping=False)

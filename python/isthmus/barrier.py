@@ -58,7 +58,7 @@ class Barrier(Named):
 
         One of them, the last to come, runs the `action` first, if its handle has one; should that raise, the
         barrier breaks. `BrokenBarrierError` where it is or gets broken, or `timeout` seconds go by, which
-        breaks it.
+        breaks it. `ShutDown`, which breaks it too, when this process is asked to end (`graceful_shutdown`).
         """
         arrival = self._arrive()
         if arrival is None:

@@ -116,15 +116,14 @@ class Condition(OnHandle):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # `wait` that raised `OwnerDied` has not got the lock back, and that error is the one to see.
-        if error is None or self.lock._is_mine():
-            self.lock.__exit__(kind, error, traceback)
+        self.lock.__exit__(kind, error, traceback)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Lets go of the lock, waits to be notified, takes it again; False when `timeout` seconds went by.
 
         The caller must hold the lock (`NotOwnerError`). Where it cannot be taken again because its owner
-        died, `OwnerDied` is raised with the lock *not* held.
+        died, `OwnerDied` is raised with the lock *not* held. `ShutDown` (with the lock held) when this
+        process is asked to end, by `graceful_shutdown`.
         """
         cells = self._cells
         self._check_held()
@@ -132,9 +131,14 @@ class Condition(OnHandle):
         depth = self.lock._release_all()
         try:
             cells._wait("notified", cell, timeout)
-        finally:
-            notified = cells._leave(cell)
+        except BaseException:
+            # A notification that came at this very moment goes to the next one.
+            if cells._leave(cell):
+                cells._notify(1)
             self.lock._acquire_again(depth)
+            raise
+        notified = cells._leave(cell)
+        self.lock._acquire_again(depth)
         return notified
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:

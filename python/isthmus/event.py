@@ -39,5 +39,8 @@ class Event(Named):
         self._set(False)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until it is or was set since; False when `timeout` seconds went by (None waits, 0 looks)."""
+        """Waits until it is or was set since; False when `timeout` seconds went by (None waits, 0 looks).
+
+        `ShutDown` when this process is asked to end, by `graceful_shutdown`.
+        """
         return self._wait("set", self._generation(), timeout)

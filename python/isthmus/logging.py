@@ -233,7 +233,7 @@ class QueueListener:
         try:
             while not stopping.is_set():
                 with contextlib.suppress(isthmus.Empty):
-                    self._receive(queue.get(_LOOK))
+                    self._receive(_next(queue, stopping))
             # What is there now, and no more: others may go on logging for ever.
             for _ in range(queue.qsize()):
                 self._receive(queue.get(_LOOK))
@@ -256,6 +256,15 @@ class QueueListener:
     def _warn(self, text: str, **fields: Any) -> None:
         about = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "msg": text}
         self.handle(logging.makeLogRecord({**about, **fields}))
+
+
+def _next(queue: isthmus.Queue[bytes], stopping: threading.Event) -> bytes:
+    try:
+        return queue.get(_LOOK)
+    except isthmus.ShutDown:
+        # Ended, which a try says as well; or this process was asked to end, and the job in hand logs on.
+        stopping.wait(_LOOK)
+        return queue.get(0)
 
 
 def _opened(

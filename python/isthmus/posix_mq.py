@@ -11,8 +11,19 @@ from ._errors import ClosedError, IncompatibleError, Unsupported
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+    from typing import TypedDict, Unpack
 
     from typing_extensions import Buffer
+
+    class _Opening(TypedDict, total=False):
+        priorities: int | None
+        access: "Access"
+
+    class _Creating(_Opening, total=False):
+        maxsize: int | None
+        message_max: int | None
+        mode: int
+
 
 __all__ = ["PosixQueue", "PosixQueueInfo", "PosixQueueStats", "mounted", "queues", "unlink"]
 
@@ -42,6 +53,10 @@ class PosixQueueStats(NamedTuple):
     """Bytes for messages: `maxsize` times `message_max`."""
     registered: int | None
     """Process id of who is registered for notices; None where nobody is, or for a handle that only sends."""
+    producers_waiting: int
+    """Calls of this handle that wait for room, of threads and tasks."""
+    consumers_waiting: int
+    """Calls of this handle that wait for a message, likewise."""
 
 
 class PosixQueueInfo(NamedTuple):
@@ -93,30 +108,11 @@ class PosixQueue(_core.PosixQueue, Generic[T]):
 
     __slots__ = ()
 
+    # `type` may be what type[T] cannot say, such as `Job | Cancel`.
     @overload
-    def __new__(
-        cls,
-        name: str,
-        *,
-        type: type[T],
-        maxsize: int | None = None,
-        message_max: int | None = None,
-        priorities: int | None = None,
-        mode: int = 0o600,
-        access: Access = "rw",
-    ) -> "PosixQueue[T]": ...
+    def __new__(cls, name: str, *, type: type[T], **options: "Unpack[_Creating]") -> "PosixQueue[T]": ...
     @overload
-    def __new__(
-        cls,
-        name: str,
-        *,
-        type: Any = bytes,
-        maxsize: int | None = None,
-        message_max: int | None = None,
-        priorities: int | None = None,
-        mode: int = 0o600,
-        access: Access = "rw",
-    ) -> "PosixQueue[Any]": ...
+    def __new__(cls, name: str, *, type: Any = ..., **options: "Unpack[_Creating]") -> "PosixQueue[Any]": ...
     def __new__(  # noqa: D102 - the class says it
         cls,
         name: str,
@@ -132,30 +128,10 @@ class PosixQueue(_core.PosixQueue, Generic[T]):
 
     @overload
     @classmethod
-    def create(
-        cls,
-        name: str,
-        *,
-        type: type[T],
-        maxsize: int | None = None,
-        message_max: int | None = None,
-        priorities: int | None = None,
-        mode: int = 0o600,
-        access: Access = "rw",
-    ) -> "PosixQueue[T]": ...
+    def create(cls, name: str, *, type: type[T], **options: "Unpack[_Creating]") -> "PosixQueue[T]": ...
     @overload
     @classmethod
-    def create(
-        cls,
-        name: str,
-        *,
-        type: Any = bytes,
-        maxsize: int | None = None,
-        message_max: int | None = None,
-        priorities: int | None = None,
-        mode: int = 0o600,
-        access: Access = "rw",
-    ) -> "PosixQueue[Any]": ...
+    def create(cls, name: str, *, type: Any = ..., **options: "Unpack[_Creating]") -> "PosixQueue[Any]": ...
     @classmethod
     def create(
         cls,
@@ -173,14 +149,10 @@ class PosixQueue(_core.PosixQueue, Generic[T]):
 
     @overload
     @classmethod
-    def open(
-        cls, name: str, *, type: type[T], priorities: int | None = None, access: Access = "rw"
-    ) -> "PosixQueue[T]": ...
+    def open(cls, name: str, *, type: type[T], **options: "Unpack[_Opening]") -> "PosixQueue[T]": ...
     @overload
     @classmethod
-    def open(
-        cls, name: str, *, type: Any = bytes, priorities: int | None = None, access: Access = "rw"
-    ) -> "PosixQueue[Any]": ...
+    def open(cls, name: str, *, type: Any = ..., **options: "Unpack[_Opening]") -> "PosixQueue[Any]": ...
     @classmethod
     def open(
         cls, name: str, *, type: Any = bytes, priorities: int | None = None, access: Access = "rw"
@@ -232,10 +204,17 @@ class PosixQueue(_core.PosixQueue, Generic[T]):
 
     def stats(self) -> PosixQueueStats:
         """Depth, bytes, who is registered for notices, and what this handle has put and got."""
-        depth, size, registered, put, got, put_rate, get_rate = self._stats()
-        return PosixQueueStats(depth, put, got, put_rate, get_rate, size, self.capacity, registered)
+        depth, size, registered, put, got, put_rate, get_rate, consumers, producers = self._stats()
+        return PosixQueueStats(
+            depth, put, got, put_rate, get_rate, size, self.capacity, registered, producers, consumers
+        )
 
     # What the kernel has nothing for.
+
+    @property
+    def max_deliveries(self) -> NoReturn:
+        """The kernel hands each message out once: `Unsupported`."""
+        _unsupported("max_deliveries", "the kernel hands each message out once")
 
     def lease(self, timeout: float | None = None, *, view: bool = False) -> NoReturn:  # noqa: ARG002
         """The kernel forgets a message when it hands it over: `Unsupported`."""
@@ -327,7 +306,7 @@ def from_url(
     name, options = _split(url)
     capacity, priorities, max_deliveries, persistent, ends = asked
     if max_deliveries is not None:
-        _unsupported("max_deliveries", "the kernel hands a message out once")
+        _unsupported("max_deliveries", "the kernel hands each message out once")
     if persistent is False:
         _unsupported("persistent=False", "the kernel keeps a queue until unlink()")
     if ends:

@@ -209,7 +209,7 @@ def test_a_notification_crosses_processes(pair: Pair) -> None:
             condition = form.Condition.open("news")
             for _ in range(20):
                 with condition:
-                    assert condition.wait(20) is True
+                    assert condition.wait(1000) is True
         """)
         for _ in range(2)
     ]
@@ -272,3 +272,37 @@ def test_the_owner_is_killed(pair: Pair) -> None:
     with condition:
         condition.notify()
     condition.close()
+
+
+@pytest.mark.parametrize("kind", ["Mutex", "RLock"])
+def test_the_owner_of_a_lock_of_ones_own_is_killed(pair: Pair, kind: str) -> None:
+    """What the wait raises is seen, not that the block of the lock has nothing to give back."""
+    form, spawn = pair
+    inner = getattr(isthmus, kind)("lock")
+    lock, condition = form.wrap(inner), form.wrap(isthmus.Condition("cells", inner))
+    peer = spawn(f"""
+        condition = form.wrap(isthmus.Condition.open("cells", isthmus.{kind}.open("lock")))
+        sys.stdin.readline()
+        condition.acquire()
+        condition.notify()
+        print("held", flush=True)
+        time.sleep(60)
+    """)
+
+    def work() -> None:
+        with lock:
+            condition.wait()
+
+    waiting = begin(work)
+    wait_until(lambda: len(condition.waiters()) == 1, "it to wait")
+    peer.send()
+    peer.expect("held")
+    peer.kill()
+    error = waiting.exception(PATIENCE)
+    assert isinstance(error, isthmus.OwnerDied)
+    assert error.pid == peer.pid
+    assert error.__context__ is None, "nothing else went wrong"
+    with inner.recover() as death:
+        assert death is not None
+    condition.close()
+    lock.close()

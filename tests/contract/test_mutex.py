@@ -117,6 +117,20 @@ def test_only_who_holds_it_gives_it_back(mutex: Any) -> None:
     holder.let_go()
 
 
+def test_a_block_that_has_given_it_back_already_says_so_unless_it_failed(mutex: Any) -> None:
+    with pytest.raises(isthmus.NotOwnerError), mutex:
+        mutex.release()
+
+    def fail() -> None:
+        mutex.release()
+        raise KeyError
+
+    with pytest.raises(KeyError) as caught, mutex:
+        fail()
+    assert caught.value.__context__ is None
+    assert not mutex.locked()
+
+
 def test_recovering_a_sound_mutex_holds_it(mutex: Any) -> None:
     with mutex.recover() as death:
         assert death is None

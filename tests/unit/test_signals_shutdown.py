@@ -15,6 +15,7 @@ import pytest
 
 import isthmus
 from isthmus import signals
+from queues import drain, fill
 from support import Peer, process_state, wait_until
 
 Start = Callable[..., Peer]
@@ -31,51 +32,202 @@ SERVICE = """
 
 
 def asleep(peer: Peer) -> None:
-    """Until it waits for something."""
-    wait_until(lambda: process_state(peer.pid) == "S", "it to wait")
+    """Until it waits for something, or has ended, which the next line says with its errors."""
+    wait_until(lambda: process_state(peer.pid) in "SZ", "it to wait")
 
 
-# Each is a body that would wait for ever.
+# Each is a body that would wait for ever: of `ENDLESS` for its end, of `WAITS` for something to come.
 WAITS = {
-    "get": "isthmus.Queue(type=bytes).get()",
-    "iteration": "[0 for _ in isthmus.Queue(type=bytes)]",
-    "lease": "isthmus.Queue(type=bytes).lease()",
-    "view": "isthmus.Queue(type=bytes).get_view()",
-    "many": "isthmus.Queue(type=bytes).get_many(5)",
-    "receiver": "signals.Receiver(signal.SIGRTMIN).get()",
-    "timer": "signals.Timer(1000).get()",
-    "exit": "signals.wait_for_exit(__import__('os').getppid())",
-    "pipe": "pipe = isthmus.Pipe(type=bytes); pipe.reader.recv()",
-    "fifo": "isthmus.Fifo(__import__('os').environ['ISTHMUS_NAMESPACE'] + '/f', type=bytes).reader().recv()",
-    "sleep": "stop.wait()",
+    "queue": [
+        "isthmus.Queue(type=bytes).get()",
+        "isthmus.Queue(type=bytes).lease()",
+        "isthmus.Queue(type=bytes).get_view()",
+        "isthmus.Queue(type=bytes).get_many(5)",
+        "isthmus.Queue(type=bytes).wait_readable()",
+        "isthmus.select(isthmus.Queue(type=bytes), isthmus.Queue(type=int))",
+    ],
+    "kernel": [
+        "kernel.get()",
+        "kernel.get_many(5)",
+        "kernel.get_with_priority(1000)",
+        "kernel.wait_readable()",
+        "isthmus.select(kernel, isthmus.Queue(type=bytes))",
+    ],
+    "sync": [
+        "isthmus.Event().wait()",
+        "with isthmus.Condition() as changed: changed.wait()",
+        "with isthmus.Condition() as changed: changed.wait_for(lambda: False, 1000)",
+        "isthmus.Barrier(parties=2).wait()",
+    ],
+    "stream": [
+        "stream().recv()",
+        "stream().recv(1000)",
+        "stream().poll(None)",
+        "stream().recv_many()",
+        "stream().recv_into(bytearray(10))",
+        "stream('raw').read(10)",
+        "stream('raw').read_until()",
+        "stream('raw').recv_into(bytearray(10))",
+        "stream().recv_file(null)",
+        "stream('raw').recv_file(null)",
+        "stream('raw').makefile().read(10)",
+        "stream('lines').recv()",
+        "isthmus.select(stream())",
+    ],
+    "socket": [
+        "with isthmus.Listener('unix://@' + name) as listener: listener.accept()",
+        "with isthmus.Listener('tcp://127.0.0.1:0') as listener: listener.accept(1000)",
+        "with isthmus.Datagram(at='unix://@' + name, type=bytes) as datagram: datagram.recv()",
+        "with isthmus.Datagram(at='udp://127.0.0.1:0', type=bytes) as datagram: datagram.recv_from(1000)",
+    ],
+    "pipe": [
+        "with isthmus.Pipe(type=bytes) as pipe: pipe.reader.recv()",
+        "with isthmus.FifoServer('/dev/shm/' + name) as server: server.recv()",
+        "with isthmus.Fifo('/dev/shm/' + name, type=bytes) as fifo: fifo.reader().recv()",
+    ],
+    "signals": [
+        "with signals.Receiver(signal.SIGRTMIN) as receiver: receiver.get()",
+        "with signals.Timer(1000) as timer: timer.get()",
+        "signals.wait_for_exit(os.getppid())",
+    ],
 }
+ENDLESS = [
+    "[0 for _ in isthmus.Queue(type=bytes)]",
+    "[0 for _ in kernel]",
+    "[0 for _ in stream()]",
+    "with isthmus.Listener('unix://@' + name) as listener: list(listener)",
+    "with isthmus.Datagram(at='unix://@' + name, type=bytes) as datagram: list(datagram)",
+    "with isthmus.FifoServer('/dev/shm/' + name) as server: list(server)",
+    "stop.wait()",
+]
 
 
 @pytest.mark.parametrize("number", ASKING)
-@pytest.mark.parametrize("wait", WAITS)
-def test_every_wait_for_work_ends(spawn: Start, wait: str, number: signal.Signals) -> None:
+@pytest.mark.parametrize("kind", [*WAITS, "endless"])
+def test_every_wait_for_work_ends(spawn: Start, kind: str, number: signal.Signals) -> None:
     peer = spawn(
         SERVICE
-        + f"""
-    with signals.graceful_shutdown() as stop:
-        assert not stop and stop.signal is None and stop.exit_code == 0
-        say("ready")
-        {WAITS[wait]}
-        say("left by itself")
-    assert stop
-    say("ended", int(stop.signal))
+        + """
+    import os, pathlib
+    name = f"isthmus-shutdown-{os.getpid()}"
+    kernel = isthmus.PosixQueue("/" + name)
+    kernel.unlink()
+    streams = []
+    def stream(framing="messages"):
+        streams.extend(isthmus.Stream.pair(framing=framing, type=bytes if framing == "messages" else None))
+        return streams[-1]
+    null = open(os.devnull, "wb")
+    for body in sys.stdin:
+        with signals.graceful_shutdown() as stop:
+            say("ready")
+            exec(body)
+            say("left by itself")
+        assert stop
+        say("ended", int(stop.signal))
+    pathlib.Path("/dev/shm", name).unlink(missing_ok=True)
+    for each in (null, *streams):
+        each.close()
     sys.exit(stop.exit_code)
     """
     )
-    peer.expect("ready")
-    asleep(peer)
-    signals.send(peer.process, number)
-    line = peer.line()
-    if line == "left by itself":
-        assert wait in ("iteration", "sleep")
-        line = peer.line()
-    assert line == f"ended {int(number)}"
+    for body in ENDLESS if kind == "endless" else WAITS[kind]:
+        peer.send(body)
+        peer.expect("ready")
+        asleep(peer)
+        peer.process.send_signal(number)
+        if kind == "endless":
+            peer.expect("left by itself")
+        peer.expect(f"ended {int(number)}")
     assert peer.end()[0] == 128 + number
+
+
+def test_waits_for_locks_and_room_go_on(spawn: Start) -> None:
+    """They are no waits for work: the job in hand needs them."""
+    ticket, book = isthmus.Semaphore("ticket", 0), isthmus.RWLock("book")
+    with isthmus.Queue("full", type=bytes, capacity=1 << 16) as full:
+        jobs: list[tuple[str, Callable[[], object], Callable[[], object]]] = [
+            ("ticket.acquire()", lambda: None, ticket.release),
+            ("book.write.acquire(); book.write.release()", book.read.acquire, book.read.release),
+            ("book.read.acquire(); book.read.release()", book.write.acquire, book.write.release),
+            ("full.put(bytes(5000))", lambda: fill(full, 5000), full.get),
+            ("full.wait_writable(below=0.1)", lambda: fill(full, 5000), lambda: drain(full)),
+            (
+                "isthmus.select(isthmus.Writable(full, below=0.1))",
+                lambda: fill(full, 5000),
+                lambda: drain(full),
+            ),
+        ]
+        peer = spawn(
+            SERVICE
+            + """
+    ticket, book = isthmus.Semaphore.open("ticket"), isthmus.RWLock.open("book")
+    full = isthmus.Queue.open("full", type=bytes)
+    with signals.graceful_shutdown() as stop:
+        stop.request()
+        for body in sys.stdin:
+            say("waiting")
+            exec(body)
+            say("done")
+    """
+        )
+        for body, begin, end in jobs:
+            begin()
+            peer.send(body)
+            peer.expect("waiting")
+            asleep(peer)
+            time.sleep(0.25)  # longer than a slice of a wait
+            end()
+            peer.expect("done")
+        peer.finish()
+        drain(full)
+    ticket.close()
+    book.close()
+
+
+def test_what_is_there_is_taken_and_a_part_stays(spawn: Start) -> None:
+    """A stream goes on where it was: who reads outside of the block misses nothing."""
+    spawn(
+        SERVICE
+        + """
+    here, there = isthmus.Stream.pair()
+    there.send(b"first")
+    there.send(b"x" * 100_000)
+    raw, other = isthmus.Stream.pair(framing="raw")
+    other.send(b"half a ")
+    quiet, later = isthmus.Stream.pair(framing="raw")
+    file = quiet.makefile()
+    events = isthmus.Event()
+    events.set()
+    kernel = isthmus.PosixQueue(f"/isthmus-shutdown-{__import__('os').getpid()}")
+    kernel.unlink()
+    kernel.put(b"job")
+    with signals.graceful_shutdown() as stop:
+        stop.request()
+        assert isthmus.select(here, kernel) == [here, kernel]
+        assert here.recv() == b"first" and len(here.recv()) == 100_000
+        assert here.poll(0) is False
+        assert events.wait() and kernel.wait_readable() and kernel.get() == b"job"
+        for read in (lambda: raw.read(10), raw.read_until, lambda: file.read(3), here.recv,
+                     lambda: kernel.get(1000), kernel.wait_readable, lambda: here.poll(1)):
+            try:
+                say(read())
+            except isthmus.ShutDown as error:
+                assert "asked to end" in str(error), error
+        for empty in (lambda: here.recv(0), lambda: kernel.get(0)):
+            try:
+                say(empty())
+            except isthmus.Empty:
+                pass
+        assert isthmus.select(here, kernel, timeout=0) == []
+    other.send(b"job")
+    there.send(b"second")
+    later.send(b"more")
+    later.close()
+    assert (raw.read(10), file.read(3), file.read(3), here.recv()) == (b"half a job", b"mor", b"e", b"second")
+    for each in (here, there, raw, other, quiet, later):
+        each.close()
+    """
+    ).finish()
 
 
 @pytest.mark.parametrize("number", ASKING)
@@ -124,6 +276,7 @@ def test_the_job_in_hand_is_finished_and_the_next_one_is_not_begun(spawn: Start)
         assert [results.get(), results.get()] == [0, 1]
         assert jobs.get_many(5) == [2, 3, 4]  # nothing is lost, and nothing else was shut down
         jobs.put(5)
+        assert jobs.get() == 5
 
 
 def test_what_gets_work_done_goes_on(spawn: Start) -> None:
@@ -208,7 +361,10 @@ def test_threads_end_too(spawn: Start) -> None:
             ended.append(True)
     with signals.graceful_shutdown() as stop:
         timer = signals.Timer(1000)
-        threads = [threading.Thread(target=work, args=(get,)) for get in (queue.get, queue.lease, timer.get)]
+        event, (stream, other) = isthmus.Event(), isthmus.Stream.pair()
+        gets = [queue.get, queue.lease, queue.wait_readable, timer.get, event.wait, stream.recv,
+                stream.recv, lambda: isthmus.select(queue)]  # two of the stream: one has it, one waits for it
+        threads = [threading.Thread(target=work, args=(get,)) for get in gets]
         for thread in threads:
             thread.start()
         say("ready")
@@ -216,11 +372,13 @@ def test_threads_end_too(spawn: Start) -> None:
         for thread in threads:
             thread.join()
     say(len(ended))
+    stream.close()
+    other.close()
     """
     )
     peer.expect("ready")
     signals.send(peer.process, signal.SIGTERM)
-    peer.expect("3")
+    peer.expect("8")
     peer.finish()
 
 
@@ -311,6 +469,31 @@ def test_handlers_and_what_was_ignored_are_as_before(spawn: Start) -> None:
             assert "there is one" in str(error)
     """
     ).finish()
+
+
+def test_what_the_job_in_hand_logs_is_written(spawn: Start) -> None:
+    """The listener's thread waits for records: it goes on to its own `stop()`."""
+    peer = spawn(
+        SERVICE
+        + """
+    import logging, isthmus.logging
+    class Says(logging.Handler):
+        def emit(self, record):
+            say(record.getMessage())
+    with isthmus.Queue("logs", type=bytes) as logs, isthmus.logging.QueueListener(logs, Says()):
+        logger = logging.Logger("service")
+        logger.addHandler(isthmus.logging.QueueHandler(logs))
+        with signals.graceful_shutdown() as stop:
+            while logs.stats().consumers_waiting == 0:  # the thread waits
+                time.sleep(0.001)
+            stop.request()
+            while logs.stats().consumers_waiting:  # and was told
+                time.sleep(0.001)
+            logger.warning("last words")
+    """
+    )
+    peer.expect("last words")
+    peer.finish()
 
 
 def test_only_in_the_main_thread() -> None:

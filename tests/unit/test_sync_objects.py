@@ -148,6 +148,37 @@ def test_ctrl_c_ends_a_wait_and_leaves_nothing_behind(spawn: Callable[..., Peer]
     shared.close()
 
 
+def test_ctrl_c_hands_a_notification_on_that_came_with_it(spawn: Callable[..., Peer]) -> None:
+    changed = isthmus.Condition("changed")
+    first, second = (
+        spawn("""
+        import isthmus, sys
+        changed = isthmus.Condition.open("changed")
+        sys.stdin.readline()
+        with changed:
+            try:
+                print(changed.wait(), flush=True)
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+    """)
+        for _ in range(2)
+    )
+    for number, peer in enumerate((first, second), 1):
+        peer.send()
+        wait_until(lambda: len(changed.waiters()) == number, "it to wait")  # noqa: B023
+    first.stop()
+    with changed:
+        changed.notify()
+    assert changed.waiters() == [second.pid]
+    first.interrupt()
+    first.resume()
+    first.expect("interrupted")
+    second.expect("True")
+    first.finish()
+    second.finish()
+    changed.close()
+
+
 def test_a_forked_child_holds_nothing_of_its_parent() -> None:
     lock, pool = isthmus.RLock(), isthmus.BoundedSemaphore(value=1)
     with lock, pool:

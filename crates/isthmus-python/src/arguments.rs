@@ -72,6 +72,12 @@ impl Timeout {
         }
     }
 
+    /// Whether a call waits at all: one that only tries takes what is there also in a process that was asked to end.
+    #[inline]
+    pub(crate) fn waits(self) -> bool {
+        matches!(self, Timeout::Never | Timeout::Until(_))
+    }
+
     pub(crate) fn deadline(self) -> Option<Instant> {
         match self {
             Timeout::Never => None,

@@ -24,6 +24,31 @@ pub(crate) fn look_briefly(ready: impl Fn() -> bool) -> bool {
     })
 }
 
+/// Counts the rounds of a wait that goes on without sleeping. What says "try again" and the attempt itself look at
+/// the same words, so that they disagree for ever only where another process toggles these: then nobody else would
+/// look at signals and at the clock.
+#[derive(Default)]
+pub(crate) struct Rounds(u32);
+
+impl Rounds {
+    /// Begins a round; true where time is up. Looks every 1000th time only.
+    #[inline]
+    pub(crate) fn next(
+        &mut self,
+        py: Python<'_>,
+        for_work: bool,
+        deadline: Option<Instant>,
+    ) -> PyResult<bool> {
+        self.0 += 1;
+        if self.0 < 1000 {
+            return Ok(false);
+        }
+        self.0 = 0;
+        heed(py, for_work)?;
+        Ok(deadline.is_some_and(|deadline| Instant::now() >= deadline))
+    }
+}
+
 /// A lock is held for less than a microsecond unless its holder was descheduled, stopped or killed.
 /// `timeout` is about messages and room, so even a try waits this long for the lock.
 const LOCK_GRACE: Duration = Duration::from_millis(100);
@@ -102,16 +127,11 @@ fn drive_on<T>(
     let grace = if matches!(timeout, Timeout::Last) { Duration::ZERO } else { LOCK_GRACE };
     let lock_deadline = deadline.map(|deadline| deadline.max(Instant::now() + grace));
     let mut last = false;
-    let mut rounds = 0_u32;
+    let mut rounds = Rounds::default();
     loop {
-        let for_work = on == On::Messages && !matches!(timeout, Timeout::Try);
-        // Words that a hostile peer toggles may keep this from ever waiting.
-        rounds += 1;
-        if rounds.is_multiple_of(1000) {
-            heed(py, for_work)?;
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Ok(Err(on));
-            }
+        let for_work = on == On::Messages && timeout.waits();
+        if rounds.next(py, for_work, deadline)? {
+            return Ok(Err(on));
         }
         if on == On::Messages {
             handle.check_end().or_raise(py)?;
@@ -144,4 +164,31 @@ fn drive_on<T>(
             Step::Wait(next) => on = next,
         }
     }
+}
+
+/// Waits until a queue has a message, or an end that taking one would say.
+pub(crate) fn until_readable(py: Python<'_>, handle: &QueueHandle, timeout: Timeout) -> PyResult<bool> {
+    let deadline = timeout.deadline();
+    let queue = handle.queue();
+    let _stay = handle.session().stay().or_raise(py)?;
+    let mut attempt = Attempt::default();
+    let mut wait = || {
+        loop {
+            let me = handle.consumer().or_raise(py)?;
+            if queue.has_message() || look_briefly(|| queue.has_message()) || handle.check_end().is_err() {
+                return Ok(true);
+            }
+            heed(py, timeout.waits())?;
+            let waited = py.detach(|| handle.wait(me, &mut attempt, On::Messages, deadline)).or_raise(py)?;
+            py.check_signals()?;
+            if waited == Waited::TimedOut {
+                queue.redeliver(me, &Attempt::default()).or_raise(py)?;
+                return Ok(queue.has_message());
+            }
+        }
+    };
+    let ready = wait();
+    // It took nothing: the wake-up is for others.
+    queue.leave(&attempt);
+    ready
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use isthmus_core::error::Death;
+use isthmus_core::error::{Death, Error};
 use isthmus_core::lock::Slices;
 use isthmus_core::mutex::Found;
 use isthmus_core::mutex::handle::{MutexHandle, PLAIN, RECURSIVE};
@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::arguments::{Timeout, mode, namespace};
-use crate::driver::look_briefly;
+use crate::driver::{Rounds, look_briefly};
 use crate::errors::{OrRaise, death_fields, number, raise};
 use crate::situation::Watch;
 
@@ -95,6 +95,7 @@ impl PyMutex {
     ) -> PyResult<Taken> {
         let deadline = timeout.deadline();
         let mut last = false;
+        let mut rounds = Rounds::default();
         let mut watch = Watch::new(deadline.is_none() && self.detects.load(Ordering::Relaxed));
         loop {
             let me = self.handle.session().me_as(context).or_raise(py)?;
@@ -118,6 +119,9 @@ impl PyMutex {
             }
             if matches!(timeout, Timeout::Ask) {
                 return Err(raise(py, "WouldBlock", "this would have to wait", &[("on", number(py, 0))]));
+            }
+            if rounds.next(py, false, deadline)? {
+                return Ok(Taken::TimedOut);
             }
             if look_briefly(|| mutex.may_go_on(me)) {
                 continue;
@@ -229,13 +233,15 @@ impl PyMutex {
         &self,
         py: Python<'_>,
         _kind: &Bound<'_, PyAny>,
-        _error: &Bound<'_, PyAny>,
+        error: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         let me = self.handle.session().me_here().or_raise(py)?;
         match self.handle.release(me) {
             // In a forked child the mutex is still the parent's.
             Err(_) if self.handle.is_parents() => Ok(()),
+            // A condition's wait that could not get it back says why, and is what there is to see.
+            Err(Error::NotOwner(_)) if !error.is_none() => Ok(()),
             other => other.or_raise(py),
         }
     }

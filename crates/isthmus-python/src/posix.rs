@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 
 use crate::arguments::Timeout;
 use crate::errors::convert;
+use crate::signals::{heed, stopping};
 
 pub(crate) mod notice;
 pub(crate) mod queue;
@@ -37,13 +38,15 @@ fn permissions(mode: i64) -> PyResult<u32> {
     }
 }
 
-/// Waits by `attempt(how_long)` until it is done, which `None` says was not so in time.
+/// Waits by `attempt(how_long)` until it is done, which `None` says was not so in time. Who waits `for_work` in a
+/// process that was asked to end tries once, then hears of it.
 ///
 /// It sleeps at once. Trying again for a while first, as waits in shared memory do, was measured: each try is a
 /// system call that takes the queue's lock from the other side, and made round trips seven times as long.
 fn wait<T: Send>(
     py: Python<'_>,
     timeout: Timeout,
+    for_work: bool,
     closed: impl Fn() -> bool,
     mut attempt: impl FnMut(Option<Duration>) -> Result<Outcome<T>> + Send,
 ) -> PyResult<Option<T>> {
@@ -53,13 +56,14 @@ fn wait<T: Send>(
         _ => return Ok(None),
     };
     loop {
-        let slice = deadline.map_or(SLICE, |end| end.saturating_duration_since(Instant::now()).min(SLICE));
+        let most = if for_work && stopping() { Duration::ZERO } else { SLICE };
+        let slice = deadline.map_or(most, |end| end.saturating_duration_since(Instant::now()).min(most));
         match py.detach(|| attempt(Some(slice))) {
             Ok(Outcome::Done(value)) => return Ok(Some(value)),
             Ok(Outcome::TimedOut | Outcome::Interrupted) => {}
             Err(error) => return Err(convert(py, error)),
         }
-        py.check_signals()?;
+        heed(py, for_work)?;
         if closed() {
             return Err(convert(py, Error::Closed));
         }

@@ -9,14 +9,13 @@ use std::time::{Duration, Instant};
 use isthmus_core::owner::Owner;
 use isthmus_core::queue::handle::{Attributes, MessageType, QueueHandle};
 use isthmus_core::queue::{Attempt, INLINE_MAX, MAX_LEVELS, On, Place, Step};
-use isthmus_core::wait::Waited;
 use pyo3::exceptions::{PyResourceWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use crate::arguments::{Timeout, count, integer, integer_or_none, mode, namespace, shown};
 use crate::batch;
-use crate::driver::{End, drive, drive_from, look_briefly};
+use crate::driver::{End, drive, drive_from, until_readable};
 use crate::errors::{OrRaise, raise};
 use crate::hold::Hold;
 use crate::lease::PyLease;
@@ -466,27 +465,7 @@ impl PyQueue {
     /// ended), False where that was not so within `timeout` seconds (None waits, 0 looks). Takes nothing.
     #[pyo3(signature = (timeout = None))]
     fn wait_readable(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        let deadline = Timeout::new(timeout)?.deadline();
-        let queue = self.handle.queue();
-        let _stay = self.handle.session().stay().or_raise(py)?;
-        let mut attempt = Attempt::default();
-        let ready = loop {
-            let me = self.handle.consumer().or_raise(py)?;
-            if queue.has_message() || look_briefly(|| queue.has_message()) || self.handle.check_end().is_err()
-            {
-                break true;
-            }
-            let waited =
-                py.detach(|| self.handle.wait(me, &mut attempt, On::Messages, deadline)).or_raise(py)?;
-            py.check_signals()?;
-            if waited == Waited::TimedOut {
-                queue.redeliver(me, &Attempt::default()).or_raise(py)?;
-                break queue.has_message();
-            }
-        };
-        // It took nothing: the wake-up is for others.
-        queue.leave(&attempt);
-        Ok(ready)
+        until_readable(py, &self.handle, Timeout::new(timeout)?)
     }
 
     /// Waits until less than the part `below` of the capacity is taken, as `fill` says; True then, False where that

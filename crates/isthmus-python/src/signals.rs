@@ -14,12 +14,18 @@ use crate::errors::{OrRaise, raise};
 /// This process was asked to end: waits for something to do end too.
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
+/// Whether this process was asked to end: who waits for work looks once more whether there is some.
+#[inline]
+pub(crate) fn stopping() -> bool {
+    STOPPING.load(Ordering::Relaxed)
+}
+
 /// What may have come while Python code waits: signals first, and with `for_work` also that this process was
 /// asked to end, which is `ShutDown`.
 #[inline]
 pub(crate) fn heed(py: Python<'_>, for_work: bool) -> PyResult<()> {
     py.check_signals()?;
-    if for_work && STOPPING.load(Ordering::Relaxed) {
+    if for_work && stopping() {
         return Err(raise(py, "ShutDown", "this process was asked to end (graceful_shutdown)", &[]));
     }
     Ok(())

@@ -17,8 +17,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::arguments::{Timeout, mode, namespace};
-use crate::driver::look_briefly;
+use crate::driver::{Rounds, look_briefly};
 use crate::errors::{OrRaise, death_fields, number, raise};
+use crate::signals::heed;
 use crate::situation::Watch;
 
 /// An object of synchronization; the classes of `isthmus` say more.
@@ -91,6 +92,9 @@ impl PySync {
         let _stay = session.stay().or_raise(py)?;
         let deadline = timeout.deadline();
         let mut episode = Episode::default();
+        // Something to happen is waited for, unlike something to be free, by who has nothing to do meanwhile.
+        let for_work = matches!(want, Want::Set(_) | Want::Notified(_) | Want::Open(_)) && timeout.waits();
+        let mut rounds = Rounds::default();
         let mut last = false;
         let mut record = None;
         let mut watch = Watch::new(deadline.is_none() && self.detects.load(Ordering::Relaxed));
@@ -104,10 +108,15 @@ impl PySync {
             if matches!(timeout, Timeout::Ask) {
                 return Err(PySync::would_block(py));
             }
+            match rounds.next(py, for_work, deadline) {
+                Ok(false) => {}
+                Ok(true) => break Ok(false),
+                Err(error) => break Err(error),
+            }
             if look_briefly(|| self.handle.is_ready(me, want)) {
                 continue;
             }
-            if let Err(error) = py.check_signals() {
+            if let Err(error) = heed(py, for_work) {
                 break Err(error);
             }
             if record.is_none() && matches!(timeout, Timeout::Never | Timeout::Until(_)) {

@@ -56,9 +56,7 @@ class Condition(Wrapper[SyncCondition]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # `wait` that raised `OwnerDied` has not got the lock back, and that error is the one to see.
-        if error is None or self._sync.lock._is_mine(context()):
-            self.lock.release()
+        await self.lock.__aexit__(kind, error, traceback)
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Lets go of the lock, waits to be notified, takes it again; False when `timeout` seconds went by.

@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar
 
 from isthmus import _core
 from isthmus._core import ASK
-from isthmus._errors import DeadlockError, OwnerDied, WouldBlock
+from isthmus._errors import DeadlockError, NotOwnerError, OwnerDied, WouldBlock
 from isthmus.mutex import Mutex as SyncMutex
 from isthmus.rlock import RLock as SyncRLock
 
@@ -113,9 +113,10 @@ class Mutex:
     ) -> None:
         try:
             self.release()
-        except RuntimeError:
-            # In a forked child the mutex is still the parent's, and the loop does not run.
-            if self._pid == os.getpid():
+        except RuntimeError as wrong:
+            # In a forked child the mutex is still the parent's, and the loop does not run. A condition's wait
+            # that could not get it back says why, and is what there is to see.
+            if self._pid == os.getpid() and (error is None or not isinstance(wrong, NotOwnerError)):
                 raise
 
     def recover(self, timeout: float | None = None) -> "_Recovery":

@@ -79,7 +79,7 @@ class GracefulShutdown(Claim):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleeps until this process is asked to end; False when `timeout` seconds were over first."""
-        bell = _stopping.descriptor()
+        bell = _stopping.bell
         if self.requested or bell is None:
             return self.requested
         return _stopping.await_readable(bell, _stopping.deadline(timeout), work=False) or self.requested
@@ -159,9 +159,11 @@ def graceful_shutdown(
 
     After the first signal, in every thread of this process:
 
-    - isthmus calls that wait *for work* (`get`, `lease`, iteration, `Receiver`, `Timer`, `wait_for_exit`)
-      raise `ShutDown`, which ends `for` loops; a message that is there is still taken;
-    - calls that get work *done* (`put`, locks) go on, so the job in hand can be finished;
+    - isthmus calls that wait *for work* (a message, a connection, a signal, the end of a process, an `Event`,
+      a `Condition`, a `Barrier`, `select`) raise `ShutDown`, which ends `for` loops; a message that is there
+      is still taken;
+    - calls that get work *done* (`put`, `send`, locks and semaphores) go on, so the job in hand can be
+      finished;
     - each of `ends` (queues that are this service's own) is shut down by its `shutdown()`;
     - `stop` is true: `while not stop:`; `stop.each(q)` ends although more messages are there;
       `stop.wait(seconds)` is a sleep that ends.

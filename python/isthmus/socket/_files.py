@@ -10,7 +10,7 @@ from isthmus._errors import IsthmusError, PeerDied, ShutDown, Unsupported
 
 from ._protocol import file_header
 from ._receive import FileComes
-from ._steps import WAITS, deadline_of, left, wait
+from ._steps import WAITS, deadline_of, left, may_sleep, wait_for_work
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -145,7 +145,7 @@ def _next_bytes(stream: "Stream[Any]", most: int, timeout: float | None, deadlin
     while True:
         if stream._over is not None:
             raise stream._over()
-        flags = 0 if timeout is None else socket.MSG_DONTWAIT
+        flags = 0 if may_sleep(timeout) else socket.MSG_DONTWAIT
         try:
             for data in map(stream._recv, (size,), (flags,)):
                 if data:
@@ -153,7 +153,7 @@ def _next_bytes(stream: "Stream[Any]", most: int, timeout: float | None, deadlin
             stream._at_end()
         except BlockingIOError:
             rest = left(deadline)
-            if rest == 0.0 or not wait(stream._number, select.POLLIN, rest):
+            if rest == 0.0 or not wait_for_work(stream._number, select.POLLIN, rest):
                 raise stream._empty(timeout) from None
         except OSError as problem:
             stream._over = stream._failure(problem)
@@ -167,6 +167,8 @@ def _raw_file(
         try:
             stream._fill(timeout, deadline)
         except ShutDown:
+            if stream._over is None:  # this process was asked to end, and the stream goes on
+                raise
             if count is None:
                 return got
             raise PeerDied(f"{stream._who} finished after {got} of {count} bytes") from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from isthmus._errors import ShutDown, TooLarge, Unsupported
 
 from ._receive import AHEAD, FileComes, Receiver
-from ._steps import WAITS, deadline_of, left, wait
+from ._steps import WAITS, deadline_of, left, may_sleep, wait_for_work
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -85,6 +85,8 @@ class BytesReceiver(Receiver):
                 try:
                     self._fill(timeout, deadline)
                 except ShutDown:
+                    if self._over is None:  # this process was asked to end
+                        raise
                     raise ShutDown(f"{self._who} finished after {got} bytes of what was to be read") from None
                 finally:
                     self._missing = 0
@@ -131,13 +133,13 @@ class BytesReceiver(Receiver):
     def _raw_into(self, view: memoryview, timeout: float | None, deadline: float | None) -> int:
         while not self._ready and not self._chunk and self._over is None and not self._closed and view.nbytes:
             try:
-                flags = 0 if timeout is None else socket.MSG_DONTWAIT
+                flags = 0 if may_sleep(timeout) else socket.MSG_DONTWAIT
                 if got := self._recv_into(view, 0, flags):
                     return got
                 self._at_end()
             except BlockingIOError:
                 rest = left(deadline)
-                if rest == 0.0 or not wait(self._number, select.POLLIN, rest):
+                if rest == 0.0 or not wait_for_work(self._number, select.POLLIN, rest):
                     raise self._empty(timeout) from None
             except OSError as problem:
                 self._over = self._failure(problem)
@@ -183,16 +185,16 @@ class BytesReceiver(Receiver):
             raise self._closed_error()
         else:
             try:
-                self._read(timeout is None)
+                self._read(may_sleep(timeout))
             except BlockingIOError:
                 rest = left(deadline)
-                if rest == 0.0 or not wait(self._number, select.POLLIN, rest):
+                if rest == 0.0 or not wait_for_work(self._number, select.POLLIN, rest):
                     raise self._empty(timeout) from None
 
     def _large_into(self, view: memoryview, timeout: float | None, deadline: float | None) -> None:
         size = view.nbytes
         got = 0
-        flags = socket.MSG_WAITALL if timeout is None else socket.MSG_DONTWAIT
+        flags = socket.MSG_WAITALL if may_sleep(timeout) else socket.MSG_DONTWAIT
         try:
             while got < size:
                 before = got
@@ -201,7 +203,7 @@ class BytesReceiver(Receiver):
                         got = before + came
                 except BlockingIOError:
                     rest = left(deadline)
-                    if rest == 0.0 or not wait(self._number, select.POLLIN, rest):
+                    if rest == 0.0 or not wait_for_work(self._number, select.POLLIN, rest):
                         raise self._empty(timeout) from None
                 except OSError as problem:
                     self._over = self._failure(problem)
@@ -259,6 +261,8 @@ class StreamFile(io.RawIOBase):
         try:
             return int(self._stream.recv_into(buffer, self._timeout))
         except ShutDown:
+            if self._stream._over is None:  # this process was asked to end, and the stream goes on
+                raise
             return 0
 
     def write(self, data: Any) -> int:

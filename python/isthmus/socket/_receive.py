@@ -3,7 +3,7 @@
 **Few system calls.** One `recv` takes what is there, up to 64 KiB, and all messages in it wait in `_ready`.
 Behind a large message only the next header is read, so that a large one that follows is received into its own
 memory by one call (MSG_WAITALL) and not copied again. The socket stays blocking: without a timeout the kernel
-waits; with one a call tries (MSG_DONTWAIT) and poll(2) waits.
+waits; with one, or in a `graceful_shutdown`, a call tries (MSG_DONTWAIT) and poll(2) waits.
 
 **Ctrl+C costs no byte.** A signal handler may raise between any two calls. So what a call returns is stored
 by the loop that made it (`for self._chunk in map(recv, …)`: Python looks for signals after calls and at
@@ -25,6 +25,7 @@ from struct import error as too_short
 from struct import unpack_from
 from typing import TYPE_CHECKING, Any
 
+from isthmus import _stopping
 from isthmus._errors import (
     ClosedError,
     CorruptError,
@@ -41,7 +42,7 @@ from . import _failures
 from ._opening import Opened
 from ._protocol import DESCRIPTORS, FILE, FINISHED, HEADER, LONG, NO_LENGTH, has_end
 from ._rights import Rights, close_all
-from ._steps import WAITS, deadline_of, left, wait
+from ._steps import WAITS, deadline_of, left, may_sleep, wait_for_work
 
 if TYPE_CHECKING:
     from ._terms import Terms
@@ -161,7 +162,8 @@ class Receiver:
         `Empty` after `timeout` seconds (None waits, 0 tries). When the other side has finished: `ShutDown`.
         When its process died or the connection was cut: `PeerDied`, after everything that came before. What
         came and is no value of the type is an `InvalidMessage`, and the stream goes on with the next; one
-        over the limit is `TooLarge` and ends it. See recv(2).
+        over the limit is `TooLarge` and ends it. `ShutDown` too when this process is asked to end, by
+        `graceful_shutdown`: that does not end the stream. See recv(2).
         """
         if self._ready:
             try:
@@ -213,10 +215,10 @@ class Receiver:
             self._fill(timeout, deadline)
         except Empty:
             return False
-        except ClosedError:
-            raise
-        except IsthmusError:  # it stays, and `recv` raises it
-            return True
+        except IsthmusError as problem:
+            if self._over is None or isinstance(problem, ClosedError):  # this process was asked to end
+                raise
+            return True  # it stays, and `recv` raises it
         finally:
             if held:
                 self._receiving.release()
@@ -237,7 +239,7 @@ class Receiver:
         """The next item, waited for."""
         if self._owed:
             self._pay()
-        single = timeout is None and self._single and not self._owed
+        single = timeout is None and self._single and not self._owed and _stopping.bell is None
         if single:
             # What follows below does the same; this is 2 us faster where messages come one at a time.
             with self._receiving:
@@ -281,7 +283,7 @@ class Receiver:
 
     def _fill(self, timeout: float | None, deadline: float | None) -> None:
         """Until something is in `_ready`. The lock is held."""
-        while not self._fill_now(timeout is None and not (self._owed and self._unsent())):
+        while not self._fill_now(may_sleep(timeout) and not (self._owed and self._unsent())):
             if timeout != 0 and not self._missing and (self._tries or self._probe()) and self._look():
                 continue
             rest = left(deadline)
@@ -289,7 +291,7 @@ class Receiver:
             if self._owed and self._unsent():
                 # Who is on the other side may wait for it, and not send before.
                 events |= select.POLLOUT
-            if rest == 0.0 or not wait(self._number, events, rest):
+            if rest == 0.0 or not wait_for_work(self._number, events, rest):
                 raise self._empty(timeout)
             if events & select.POLLOUT:
                 self._pay()

@@ -12,9 +12,22 @@ from collections.abc import Generator, Iterator
 from math import ceil
 from typing import NamedTuple, TypeAlias, TypeVar
 
+from isthmus import _stopping
 from isthmus._errors import Timeout
 
-__all__ = ["WAITS", "Backoff", "Need", "Steps", "check_timeout", "deadline_of", "left", "run", "wait"]
+__all__ = [
+    "WAITS",
+    "Backoff",
+    "Need",
+    "Steps",
+    "check_timeout",
+    "deadline_of",
+    "left",
+    "may_sleep",
+    "run",
+    "wait",
+    "wait_for_work",
+]
 
 R = TypeVar("R")
 
@@ -63,6 +76,18 @@ def wait(fd: int, events: int, seconds: float | None) -> bool:
     poll = select.poll()
     poll.register(fd, events)
     return bool(poll.poll(None if seconds is None else ceil(seconds * 1000)))
+
+
+def may_sleep(timeout: float | None) -> bool:
+    """Whether a call that receives may sleep in the kernel: nothing but what it waits for is to end it."""
+    return timeout is None and _stopping.bell is None
+
+
+def wait_for_work(fd: int, events: int, seconds: float | None) -> bool:
+    """As `wait`, for what others send; `ShutDown` when this process is asked to end, and nothing is there."""
+    if fd < 0 or _stopping.bell is None:
+        return wait(fd, events, seconds)
+    return _stopping.await_readable(fd, _stopping.deadline(seconds), events=events)
 
 
 def run(steps: Steps[R], timeout: float | None, deadline: float | None, doing: str) -> R:

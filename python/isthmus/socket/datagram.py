@@ -22,6 +22,7 @@ from isthmus._errors import (
     Full,
     InvalidMessage,
     IsthmusError,
+    ShutDown,
     TooLarge,
     Unsupported,
 )
@@ -30,7 +31,7 @@ from . import _binding, _failures
 from ._address import Address, of_socket, parse
 from ._auth import Users, users_of
 from ._numbers import HEADER_SIZE, DatagramStats, Numbers
-from ._steps import WAITS, deadline_of, left, wait
+from ._steps import WAITS, deadline_of, left, may_sleep, wait, wait_for_work
 
 __all__ = ["Datagram", "Received"]
 
@@ -368,7 +369,7 @@ class Datagram(Generic[T]):
 
         `TooLarge` for a datagram over the limit and `InvalidMessage` for one that is not of the type: that
         one is gone, the next call takes the next. `Refused` on a connected socket when nobody receives
-        there. See recv(2).
+        there. `ShutDown` when this process is asked to end, by `graceful_shutdown`. See recv(2).
         """
         message: T = self.recv_from(timeout).message
         return message
@@ -386,10 +387,10 @@ class Datagram(Generic[T]):
                     break
                 if not held:
                     raise self._empty(timeout)
-                taken = self._take(timeout is None)
+                taken = self._take(may_sleep(timeout))
             except BlockingIOError:
                 rest = left(deadline)
-                if rest == 0.0 or not wait(self._number, select.POLLIN, rest):
+                if rest == 0.0 or not wait_for_work(self._number, select.POLLIN, rest):
                     raise self._empty(timeout) from None
                 continue
             finally:
@@ -399,11 +400,11 @@ class Datagram(Generic[T]):
                 return received
 
     def __iter__(self) -> Iterator[T]:
-        """Messages until this socket is closed; errors as of `recv`."""
+        """Messages until this socket is closed, or this process asked to end; errors as of `recv`."""
         while True:
             try:
                 message = self.recv()
-            except ClosedError:
+            except (ClosedError, ShutDown):
                 return
             yield message
 

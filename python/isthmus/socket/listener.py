@@ -21,14 +21,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Self, TypeVar, overload
 
-from isthmus._errors import ClosedError, Denied, Empty, IncompatibleError, Unsupported
+from isthmus._errors import ClosedError, Denied, Empty, IncompatibleError, ShutDown, Unsupported
 
 from . import _binding
 from ._address import Address, of_socket, parse
 from ._auth import Users
 from ._opening import Opened, opening, tune
 from ._protocol import ACCEPTED, BUSY, Refusal
-from ._steps import WAITS, Steps, check_timeout, deadline_of, left
+from ._steps import WAITS, Steps, check_timeout, deadline_of, left, may_sleep, wait_for_work
 from ._terms import Framing, Terms, terms_for
 from .stream import Stream
 
@@ -256,7 +256,7 @@ class Listener(Generic[T]):
         """The next stream, opened and checked; `Empty` after `timeout` seconds (None waits, 0 tries).
 
         Clients that fail in their opening are told, counted in `stats()` and not seen here. Any number of
-        threads may wait. See accept(2).
+        threads may wait. `ShutDown` when this process is asked to end, by `graceful_shutdown`. See accept(2).
         """
         deadline = deadline_of(timeout)
         with self._in_this_process():
@@ -281,11 +281,11 @@ class Listener(Generic[T]):
                     raise self._empty(timeout)
 
     def __iter__(self) -> "Iterator[Stream[T]]":
-        """Streams as they come, until this listener is closed."""
+        """Streams as they come, until this listener is closed, or this process asked to end."""
         while True:
             try:
                 stream = self.accept()
-            except ClosedError:
+            except (ClosedError, ShutDown):
                 return
             yield stream
 
@@ -375,6 +375,9 @@ class Listener(Generic[T]):
         if soonest is not None:
             seconds = soonest if seconds is None else min(seconds, soonest)
         try:
+            if seconds != 0.0 and not may_sleep(None):
+                wait_for_work(self._epoll.fileno(), select.POLLIN, seconds)
+                seconds = 0.0
             events = self._epoll.poll(seconds, 256)
         except ValueError:  # closed by another thread
             return

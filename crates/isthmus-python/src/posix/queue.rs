@@ -1,7 +1,7 @@
 //! The class `isthmus._core.PosixQueue`: a queue of the kernel under the interface of `Queue`.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use pyo3::exceptions::{PyResourceWarning, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use super::{SLICE, create, permissions};
+use super::{create, permissions, wait};
 use crate::arguments::Timeout;
 use crate::errors::{OrRaise, convert, raise};
 use crate::message::Codec;
@@ -23,7 +23,7 @@ pub(super) const NAME_MAX: usize = 255;
 /// See `PyPosixQueue::kept`: the epoch, and messages with their priorities.
 type Kept = (u64, VecDeque<(Py<PyBytes>, u32)>);
 /// See `PyPosixQueue::_stats`.
-type Stats = (u64, Option<u64>, Option<u32>, u64, u64, f64, f64);
+type Stats = (u64, Option<u64>, Option<u32>, u64, u64, f64, f64, usize, usize);
 
 /// A queue of the kernel; `isthmus.PosixQueue` says more.
 #[pyclass(name = "PosixQueue", module = "isthmus._core", subclass, frozen)]
@@ -45,11 +45,29 @@ pub(crate) struct PyPosixQueue {
     pub(super) got: AtomicU64,
     /// The last call slept, for a message or for room: so will the next one, which need not try first.
     pub(super) sleeps: [AtomicBool; 2],
+    /// Calls that wait, for a message or for room.
+    waiting: [AtomicUsize; 2],
     pub(super) notice: Mutex<Option<super::notice::Ticket>>,
     sample: Mutex<(Instant, u64, u64)>,
 }
 
+/// A call that waits, counted as long as it does.
+pub(super) struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl PyPosixQueue {
+    /// Counts a call that waits, for `stats()`.
+    pub(super) fn count(&self, for_message: bool) -> Waiting<'_> {
+        let counter = &self.waiting[usize::from(!for_message)];
+        counter.fetch_add(1, Ordering::Relaxed);
+        Waiting(counter)
+    }
+
     #[inline]
     pub(super) fn codec(&self) -> Option<&Codec> {
         self.codec.get()
@@ -139,19 +157,19 @@ impl PyPosixQueue {
     /// Waits until the descriptor is ready.
     fn poll(&self, py: Python<'_>, ready: Ready, timeout: Timeout) -> PyResult<bool> {
         let queue = self.queue(py)?;
-        let deadline = timeout.deadline();
-        loop {
-            let left = deadline.map_or(SLICE, |end| end.saturating_duration_since(Instant::now()).min(SLICE));
-            match py.detach(|| mq::poll(queue.raw(), ready, left)).or_raise(py)? {
-                Outcome::Done(()) => return Ok(true),
-                Outcome::TimedOut if left < SLICE => {
-                    py.check_signals()?;
-                    return Ok(false);
-                }
-                _ => py.check_signals()?,
-            }
-            self.open_fd(py)?;
+        if !timeout.waits() {
+            return Ok(mq::poll(queue.raw(), ready, Duration::ZERO).or_raise(py)? == Outcome::Done(()));
         }
+        let for_work = ready == Ready::Read;
+        let _waiting = for_work.then(|| self.count(true));
+        let done = wait(
+            py,
+            timeout,
+            for_work,
+            || self.is_closed(),
+            |limit| mq::poll(queue.raw(), ready, limit.unwrap_or_default()),
+        )?;
+        Ok(done.is_some())
     }
 }
 
@@ -204,6 +222,7 @@ impl PyPosixQueue {
             put: AtomicU64::new(0),
             got: AtomicU64::new(0),
             sleeps: [AtomicBool::new(false), AtomicBool::new(false)],
+            waiting: [AtomicUsize::new(0), AtomicUsize::new(0)],
             notice: Mutex::new(None),
             sample: Mutex::new((Instant::now(), 0, 0)),
         })
@@ -290,8 +309,13 @@ impl PyPosixQueue {
         slf
     }
 
-    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(self.get_one(py, None)?.0)
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match self.get_one(py, None) {
+            Ok((message, _)) => Ok(Some(message)),
+            // This process was asked to end; the queue knows no end.
+            Err(error) if crate::errors::is(py, &error, "ShutDown") => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks to be told once when a message comes into the empty queue and nobody waits in `get`; mq_notify(3).
@@ -363,8 +387,8 @@ impl PyPosixQueue {
         Ok(self.attributes(py)?.depth as f64 / self.messages as f64)
     }
 
-    /// Depth, bytes inside (None where not opened for receiving), who is registered for notification, put, got, and
-    /// both a second since the last call.
+    /// Depth, bytes inside (None where not opened for receiving), who is registered for notification, put, got, both
+    /// a second since the last call, and how many calls of this handle wait for a message and for room.
     fn _stats(&self, py: Python<'_>) -> PyResult<Stats> {
         let depth = self.qsize(py)?;
         let status = mq::status(self.open_fd(py)?);
@@ -375,7 +399,19 @@ impl PyPosixQueue {
         let rates = ((put - sample.1) as f64 / seconds, (got - sample.2) as f64 / seconds);
         *sample = (now, put, got);
         let registered = status.map(|(_, pid)| pid).filter(|pid| *pid != 0);
-        Ok((depth, status.map(|(bytes, _)| bytes), registered, put, got, rates.0, rates.1))
+        let [consumers, producers] = self.waiting.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let bytes = status.map(|(bytes, _)| bytes);
+        Ok((depth, bytes, registered, put, got, rates.0, rates.1, consumers, producers))
+    }
+
+    /// Counts a task that begins or ends to wait, for a message or for room.
+    fn _waits(&self, for_message: bool, begins: bool) {
+        let counter = &self.waiting[usize::from(!for_message)];
+        if begins {
+            counter.fetch_add(1, Ordering::Relaxed)
+        } else {
+            counter.fetch_sub(1, Ordering::Relaxed)
+        };
     }
 
     /// Ends this handle; the queue stays, with its messages, until `unlink()`. Closing twice does nothing.

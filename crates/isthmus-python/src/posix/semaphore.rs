@@ -54,7 +54,7 @@ impl PyNamedSemaphore {
     fn wait(&self, py: Python<'_>, timeout: Timeout) -> PyResult<bool> {
         let semaphore = self.shared(py)?;
         let attempt = |limit: Option<std::time::Duration>| semaphore.acquire(limit.unwrap_or_default());
-        Ok(wait(py, timeout, || self.is_closed(), attempt)?.is_some())
+        Ok(wait(py, timeout, false, || self.is_closed(), attempt)?.is_some())
     }
 
     fn give(&self, py: Python<'_>) -> PyResult<()> {

@@ -84,9 +84,10 @@ impl PyPosixQueue {
             Ok(Outcome::TimedOut) => Ok(Outcome::TimedOut),
             Ok(Outcome::Interrupted) => Ok(Outcome::Interrupted),
         };
-        let done = if matches!(timeout, Timeout::Never | Timeout::Until(_)) {
+        let done = if timeout.waits() {
             let start = Instant::now();
-            let done = wait(py, timeout, || self.is_closed(), &mut attempt)?;
+            let _waiting = self.count(way == Way::Receive);
+            let done = wait(py, timeout, way == Way::Receive, || self.is_closed(), &mut attempt)?;
             self.sleeps[way as usize].store(start.elapsed() > SLEPT, Ordering::Relaxed);
             done
         } else {
