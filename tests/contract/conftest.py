@@ -1,4 +1,4 @@
-"""The contract of each class, in every form it comes in (`forms.py`).
+"""The contract of each class, in every form it comes in (`forms.py`), and of each kind of queue (`kinds.py`).
 
 A new class needs nothing here: write `test_<class>.py` with `form.<Class>` in it.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from forms import FORMS, PAIRS, Form, peers_in
-from queues import drain
+from kinds import KINDS, Kind, Queues
 from support import Peer
 
 
@@ -30,11 +30,22 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Form, Callable[..., P
         yield form, start
 
 
+@pytest.fixture(params=KINDS, ids=[kind.name for kind in KINDS])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Where a queue is: in shared memory, or in the kernel."""
+    found: Kind = request.param
+    return found
+
+
 @pytest.fixture
-def q(form: Form) -> Iterator[Any]:
-    """A queue of bytes without a name, 1 MiB."""
-    handle = form.Queue(type=bytes, capacity=1 << 20)
-    yield handle
-    if not handle.closed:
-        drain(handle)
-        handle.close()
+def queues(form: Form, kind: Kind) -> Iterator[Queues]:
+    """Makes queues of one kind in one form."""
+    made = Queues(form, kind)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def q(queues: Queues) -> Any:
+    """A queue of bytes without a name that matters, 1 MiB where that can be."""
+    return queues.make(type=bytes, capacity=1 << 20)

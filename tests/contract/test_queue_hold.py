@@ -1,4 +1,4 @@
-"""`Queue`, in every form: views, reservations, leases, handshakes, readiness."""
+"""`Queue`, in every form: views, reservations, leases, handshakes; and readiness, of every kind of queue."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 import isthmus
 from forms import Form, begin
+from kinds import Kind, Queues, can
 from queues import KIB, LEASES_OF_64_KIB, drain, fill, idle, pattern
 from support import PATIENCE, wait_until
 
@@ -25,6 +26,7 @@ class Mishap(Exception):
 # ---------------------------------------------------------------------------------------------------- views
 
 
+@can("views")
 @BY_SIZE
 def test_a_view_shows_the_message_until_it_is_released(q: Any, size: int) -> None:
     q.put(pattern(size))
@@ -38,6 +40,7 @@ def test_a_view_shows_the_message_until_it_is_released(q: Any, size: int) -> Non
     assert idle(q)
 
 
+@can("views")
 def test_a_writable_view_is_ones_own(q: Any) -> None:
     q.put(pattern(9000))
     with q.get_view(writable=True) as view:
@@ -45,6 +48,7 @@ def test_a_writable_view_is_ones_own(q: Any) -> None:
         assert bytes(view) == b"abc" + pattern(9000)[3:]
 
 
+@can("views")
 def test_views_are_held_one_at_a_time(q: Any) -> None:
     q.put_many([pattern(9000, salt) for salt in range(3)])
     salts = []
@@ -57,6 +61,7 @@ def test_views_are_held_one_at_a_time(q: Any) -> None:
     assert idle(q)
 
 
+@can("views")
 @pytest.mark.parametrize("way", ["views", "leases"])
 def test_who_waits_for_the_next_does_not_hold_the_last(q: Any, way: str) -> None:
     q.put(pattern(9000))
@@ -81,6 +86,7 @@ def test_who_waits_for_the_next_does_not_hold_the_last(q: Any, way: str) -> None
 # ---------------------------------------------------------------------------------------------- reservations
 
 
+@can("reservations")
 @BY_SIZE
 def test_a_reservation_is_filled_in_place(q: Any, size: int) -> None:
     with q.reserve(size) as block:
@@ -91,6 +97,7 @@ def test_a_reservation_is_filled_in_place(q: Any, size: int) -> None:
     assert idle(q)
 
 
+@can("reservations")
 @BY_SIZE
 def test_an_exception_gives_the_memory_back(q: Any, size: int) -> None:
     with pytest.raises(Mishap), q.reserve(size):
@@ -99,6 +106,22 @@ def test_an_exception_gives_the_memory_back(q: Any, size: int) -> None:
     assert idle(q)
 
 
+def test_a_reservation_has_a_size_and_a_level_as_messages_have(form: Form) -> None:
+    with form.Queue(type=bytes, priorities=3) as q:
+        q.put(b"x", priority=1)
+        with q.reserve(1, priority=2) as block:
+            block[:] = b"r"
+        assert [q.get(), q.get()] == [b"r", b"x"]
+        for wrong in (-1, 3, 300):
+            with pytest.raises(ValueError, match="priority"):
+                q.reserve(1, priority=wrong).__enter__()
+        with pytest.raises(isthmus.TooLarge) as caught:
+            q.reserve(q.message_max + 1).__enter__()
+        assert caught.value.size > caught.value.limit == q.message_max
+        assert idle(q)
+
+
+@can("reservations")
 def test_a_reservation_may_be_shortened(q: Any) -> None:
     reservation = q.reserve(90_000)
     with reservation as block:
@@ -152,6 +175,7 @@ def test_only_queues_of_bytes_and_arrays_reserve(form: Form) -> None:
 # --------------------------------------------------------------------------------------------------- leases
 
 
+@can("leases")
 @BY_SIZE
 def test_leaving_the_block_acknowledges_and_an_exception_gives_back(q: Any, size: int) -> None:
     q.put_many([pattern(size), b"second"])
@@ -167,6 +191,7 @@ def test_leaving_the_block_acknowledges_and_an_exception_gives_back(q: Any, size
     assert idle(q)
 
 
+@can("leases")
 @pytest.mark.parametrize("how", ["nack", "exception", "drop"])
 def test_who_waits_gets_what_is_given_back(q: Any, how: str) -> None:
     q.put(b"x")
@@ -205,6 +230,7 @@ def test_after_the_last_delivery_it_is_dead(form: Form) -> None:
         assert idle(q)
 
 
+@can("leases")
 def test_iteration_over_leases_ends_when_none_is_out(q: Any) -> None:
     q.put_many([b"1", b"2"])
     q.shutdown()
@@ -224,6 +250,7 @@ def test_iteration_over_leases_ends_when_none_is_out(q: Any) -> None:
     assert working.result(PATIENCE) == [(b"2", 1), (b"1", 2)]
 
 
+@can("leases")
 @pytest.mark.parametrize("take", ["get", "get_many", "get_view", "lease"])
 def test_who_waits_hears_when_the_last_lease_is_acknowledged(q: Any, take: str) -> None:
     q.put(b"1")
@@ -258,6 +285,7 @@ def test_where_all_leases_are_out_the_next_waits_for_one(form: Form) -> None:
         assert idle(q)
 
 
+@can("leases")
 def test_a_lease_on_a_view(q: Any) -> None:
     q.put(pattern(90_000))
     with q.lease(view=True) as job:
@@ -268,6 +296,7 @@ def test_a_lease_on_a_view(q: Any) -> None:
 # ----------------------------------------------------------------------------------------------- handshakes
 
 
+@can("handshakes")
 def test_put_until_received_returns_when_somebody_has_it(q: Any) -> None:
     putting = begin(lambda: q.put(b"x", until="received"))
     wait_until(lambda: q.qsize() == 1, "the message")
@@ -277,6 +306,7 @@ def test_put_until_received_returns_when_somebody_has_it(q: Any) -> None:
     job.ack()
 
 
+@can("handshakes")
 @pytest.mark.parametrize("end", ["ack", "get"])
 def test_put_until_done_returns_when_it_was_acknowledged(q: Any, end: str) -> None:
     putting = begin(lambda: q.put(pattern(9000), until="done"))
@@ -292,6 +322,7 @@ def test_put_until_done_returns_when_it_was_acknowledged(q: Any, end: str) -> No
     assert idle(q)
 
 
+@can("handshakes")
 def test_put_until_done_says_when_it_was_given_up(q: Any) -> None:
     putting = begin(lambda: q.put(b"x", until="done"))
     wait_until(lambda: q.qsize() == 1, "the message")
@@ -302,6 +333,7 @@ def test_put_until_done_says_when_it_was_given_up(q: Any) -> None:
     q.dead.get()
 
 
+@can("handshakes")
 @pytest.mark.parametrize("until", ["received", "done"])
 @pytest.mark.parametrize("timeout", [0, 0.02, 0.3])
 def test_a_handshake_that_does_not_come_in_time_leaves_the_message(
@@ -315,6 +347,7 @@ def test_a_handshake_that_does_not_come_in_time_leaves_the_message(
     assert drain(q) == [b"x"]
 
 
+@can("handshakes")
 @pytest.mark.parametrize("wrong", ["taken", ""])
 def test_a_handshake_that_is_none_is_refused(q: Any, wrong: Any) -> None:
     with pytest.raises(ValueError, match=r"received.*done"):
@@ -322,6 +355,7 @@ def test_a_handshake_that_is_none_is_refused(q: Any, wrong: Any) -> None:
     assert q.empty()
 
 
+@can("handshakes")
 def test_many_handshakes_at_once(q: Any) -> None:
     putting = [begin(lambda: q.put(b"x", until="done")) for _ in range(20)]
     wait_until(lambda: q.qsize() == 20, "the messages")
@@ -345,9 +379,9 @@ def test_readable_is_for_everybody_and_takes_nothing(q: Any) -> None:
     assert drain(q) == [b"x"]
 
 
-def test_writable_means_below_the_mark(q: Any) -> None:
+def test_writable_means_below_the_mark(q: Any, kind: Kind) -> None:
     assert q.wait_writable() is True
-    q.put_many([bytes(4000)] * 100)
+    q.put_many([bytes(4000)] * (100 if kind.can("more than ten messages") else 10))
     mark = q.fill
     assert q.wait_writable(timeout=0, below=mark / 2) is False
     waiting = [begin(lambda: q.wait_writable(below=mark / 2)) for _ in range(4)]
@@ -366,8 +400,8 @@ def test_a_mark_that_is_none_is_refused(q: Any, wrong: float) -> None:
         q.wait_writable(below=wrong)
 
 
-def test_a_full_queue_is_not_writable(form: Form) -> None:
-    with form.Queue(type=bytes, capacity=64 * KIB) as q:
+def test_a_full_queue_is_not_writable(queues: Queues) -> None:
+    with queues.make(type=bytes, capacity=64 * KIB) as q:
         fill(q, 4000)
         fill(q, 5000)
         assert q.wait_writable(timeout=0.01, below=0.5) is False

@@ -15,8 +15,6 @@ WITHOUT: dict[str, set[str]] = {
     "BoundedSemaphore": {"abort", "is_set"},
     "Event": {"abort", "acquire", "release"},
     "Semaphore": {"abort", "is_set"},
-    # There they only say that the kernel has no such thing.
-    "PosixQueue": {"dead", "get_view", "lease", "leases", "reserve", "shutdown", "views"},
     # They make a handle, which is wrapped then; `serve` and `connect` are what loops have instead.
     "Listener": {"from_socket", "inherited", "next_turn"},
     "Stream": {"from_socket", "makefile", "pair"},

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Literal, NoReturn, Self, TypeVar
 
 from isthmus._errors import Empty, Full
 from isthmus.posix_mq import PosixQueue as SyncPosixQueue
 from isthmus.posix_mq import PosixQueueStats
 
-from ._driver import End, checkpoint
+from ._driver import End, check, checkpoint
 from ._ready import forget, readable, writable
 
 __all__ = ["PosixQueue"]
@@ -78,11 +78,28 @@ class PosixQueue(Generic[T]):
                 if left == 0:
                     raise
             # What is taken is taken in this task, after its last await: cancelled here, nothing is lost.
-            await ready(self._queue.fileno(), _SLICE if left is None else min(left, _SLICE))
+            for_message = ready is readable
+            self._queue._waits(for_message, True)
+            try:
+                await self._wait(ready, left)
+            finally:
+                self._queue._waits(for_message, False)
 
-    async def put(self, message: T, timeout: float | None = None, *, priority: int = 0) -> None:
+    async def _wait(self, ready: Callable[..., Any], left: float | None) -> None:
+        await ready(self._queue.fileno(), _SLICE if left is None else min(left, _SLICE))
+
+    async def put(
+        self,
+        message: T,
+        timeout: float | None = None,
+        *,
+        priority: int = 0,
+        until: Literal["received", "done"] | None = None,
+    ) -> None:
         """Puts a message; see `isthmus.PosixQueue.put`."""
-        await self._run(lambda: self._queue.put(message, 0, priority=priority), writable, timeout)
+        await self._run(
+            lambda: self._queue.put(message, 0, priority=priority, until=until), writable, timeout
+        )
 
     async def get(self, timeout: float | None = None) -> T:
         """Takes the next message; see `isthmus.PosixQueue.get`."""
@@ -132,7 +149,14 @@ class PosixQueue(Generic[T]):
 
     async def wait_readable(self, timeout: float | None = None) -> bool:
         """Waits until `get` would not have to wait; see `isthmus.PosixQueue.wait_readable`."""
-        return await self._look(lambda: self._queue.wait_readable(0), readable, timeout)
+        check(timeout)
+        if self._queue.wait_readable(0):
+            return True
+        self._queue._waits(True, True)
+        try:
+            return await self._look(lambda: self._queue.wait_readable(0), readable, timeout)
+        finally:
+            self._queue._waits(True, False)
 
     async def wait_writable(self, timeout: float | None = None, *, below: float = 1.0) -> bool:
         """Waits until less than `below` of `maxsize` is taken; see `isthmus.PosixQueue.wait_writable`."""
@@ -151,11 +175,49 @@ class PosixQueue(Generic[T]):
                 return True
             if left == 0:
                 return False
-            await ready(self._queue.fileno(), _SLICE if left is None else min(left, _SLICE))
+            await self._wait(ready, left)
 
     def notify(self, to: int | Callable[[], object] | None, *, payload: int = 0) -> None:
         """See `isthmus.PosixQueue.notify`; a function is called in another thread, not in the loop's."""
         self._queue.notify(to, payload=payload)
+
+    # What the kernel has nothing for: the sync queue says why.
+
+    def lease(self, timeout: float | None = None, *, view: bool = False) -> NoReturn:
+        """`Unsupported`; see `isthmus.PosixQueue.lease`."""
+        self._queue.lease(timeout, view=view)
+
+    def leases(self) -> NoReturn:
+        """`Unsupported`; see `isthmus.PosixQueue.leases`."""
+        self._queue.leases()
+
+    def get_view(self, timeout: float | None = None, *, writable: bool = False) -> NoReturn:
+        """`Unsupported`; see `isthmus.PosixQueue.get_view`."""
+        self._queue.get_view(timeout, writable=writable)
+
+    def views(self) -> NoReturn:
+        """`Unsupported`; see `isthmus.PosixQueue.views`."""
+        self._queue.views()
+
+    def reserve(
+        self, shape: object, dtype: Any = None, *, timeout: float | None = None, priority: int = 0
+    ) -> NoReturn:
+        """`Unsupported`; see `isthmus.PosixQueue.reserve`."""
+        self._queue.reserve(shape, dtype, timeout=timeout, priority=priority)
+
+    def shutdown(self) -> NoReturn:
+        """`Unsupported`; see `isthmus.PosixQueue.shutdown`."""
+        self._queue.shutdown()
+
+    @property
+    def dead(self) -> Any:
+        """`Unsupported`; see `isthmus.PosixQueue.dead`."""
+        return self._queue.dead
+
+    @property
+    def max_deliveries(self) -> Any:
+        """`Unsupported`; see `isthmus.PosixQueue.max_deliveries`."""
+        return self._queue.max_deliveries
 
     def close(self) -> None:
         """Ends the handle, for those who share it too: what waits here raises `ClosedError`."""
