@@ -335,6 +335,53 @@ def test_a_service_is_cancelled_and_leaves_normally(spawn: Start, kind: str, num
 
 
 @pytest.mark.parametrize("kind", LOOP_KINDS)
+def test_every_wait_is_cancelled_or_goes_on_where_that_is_asked_for(spawn: Start, kind: str) -> None:
+    """Event loops hear of the end by the cancellation, and by `stop`: no call raises `ShutDown` of itself."""
+    spawn(
+        SERVICE
+        + """
+    import os
+    from isthmus import aio
+    name = f"isthmus-shutdown-{os.getpid()}"
+
+    async def main():
+        queue, kernel = aio.Queue(type=bytes), aio.PosixQueue("/" + name)
+        kernel.unlink()
+        event, changed, barrier = aio.Event(), aio.Condition(), aio.Barrier(parties=2)
+        here, there = (aio.Stream(each) for each in isthmus.Stream.pair(type=bytes))
+        listener, datagram = aio.Listener("unix://@" + name), aio.Datagram(at="udp://127.0.0.1:0", type=bytes)
+        async def change(timeout):
+            async with changed:
+                assert not await changed.wait(timeout)
+                raise isthmus.Empty("not changed")
+        waits = [queue.get, lambda timeout: queue.get_many(5, timeout), queue.wait_readable, kernel.get,
+                 kernel.wait_readable, event.wait, change, here.recv, listener.accept, datagram.recv,
+                 lambda timeout: aio.select(queue, here, timeout=timeout)]
+        for wait in [*waits, lambda timeout: barrier.wait()]:
+            async with graceful_shutdown() as stop:
+                asyncio.get_running_loop().call_later(0.01, os.kill, os.getpid(), signal.SIGTERM)
+                await wait(None)
+                say("left by itself")
+            assert stop.signal == signal.SIGTERM
+        assert barrier.broken
+        for wait in waits:
+            async with graceful_shutdown(cancel=False) as stop:
+                stop.request()
+                try:
+                    assert not await wait(0.01)
+                except isthmus.Empty:
+                    pass
+        await here.close()
+        await there.close()
+        for each in (listener, datagram):
+            each.close()
+    run(main)
+    """,
+        kind,
+    ).finish()
+
+
+@pytest.mark.parametrize("kind", LOOP_KINDS)
 def test_the_job_in_hand_is_finished(spawn: Start, kind: str) -> None:
     with isthmus.Queue("jobs", type=int) as jobs:
         peer = spawn(
