@@ -82,8 +82,9 @@ def test_a_message_that_kills_whoever_leases_it_ends_up_dead() -> None:
         numbers = iter(range(1 << 20))
 
         def start() -> None:
+            # One at a time: what is in the same hand as the poison, time after time, would die with it.
             siege.start(
-                "leasers.work", words=1 << 16, queue="besieged", number=next(numbers), hold=2, view=False
+                "leasers.work", words=1 << 16, queue="besieged", number=next(numbers), hold=1, view=False
             )
 
         def bury() -> None:
