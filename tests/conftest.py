@@ -10,10 +10,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support import Peer, object_files, peers
 
 _numbers = itertools.count(1)
+
+# The same examples in every run, so that what fails is a change's doing; others, in any number, where
+# ISTHMUS_TEST_EXAMPLES says how many.
+settings.register_profile(
+    "isthmus",
+    derandomize="ISTHMUS_TEST_EXAMPLES" not in os.environ,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("isthmus")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Started in the background by a shell without job control. Children would inherit that Ctrl+C is ignored.

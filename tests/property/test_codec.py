@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -18,7 +18,7 @@ from isthmus._codec import _object
 from messages import Box, Colour, Job, Options, Pair, Point, Row, Run, Tree, codec, message, sent
 
 EXAMPLES = int(os.environ.get("ISTHMUS_TEST_EXAMPLES", "200"))
-many = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=EXAMPLES)
 
 numbers = st.integers(-(2**63), 2**64 - 1)
 floats = st.floats(allow_nan=False)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import isthmus
 from isthmus.socket._numbers import HEADER_SIZE
 
 EXAMPLES = int(os.environ.get("ISTHMUS_TEST_EXAMPLES", "200"))
-many = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=EXAMPLES)
 
 LIMIT = 200
 

@@ -9,7 +9,7 @@ from collections import deque
 from itertools import islice
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -191,8 +191,5 @@ def test_a_queue_does_what_a_deque_does(steps: int) -> None:
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-            database=None,
         ),
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import isthmus
@@ -27,7 +27,7 @@ from sockets import KEY, hello
 from support import PATIENCE
 
 EXAMPLES = int(os.environ.get("ISTHMUS_TEST_EXAMPLES", "200"))
-many = settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=EXAMPLES)
 
 LIMIT = 30_000
 LONG, FILE, DESCRIPTORS, END = 0xFFFF_FFFE, 0xFFFF_FFFD, 0xFFFF_FFFC, 0xFFFF_FFFF

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.cli import _wordcount
@@ -23,7 +23,6 @@ from isthmus.cli._wordcount import (
 )
 
 # How long an example takes decides nothing.
-patient = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 ODD = "aZ_9 \t\n.,-'´“”。、日本語naïveßẞİıΣσς́ͅ\u0345\u2028\ufeff😀\x00\x85 "
 
@@ -57,7 +56,6 @@ def test_words_are_compared_without_regard_to_case() -> None:
     }
 
 
-@patient
 @given(st.lists(st.sampled_from(ODD.replace("\x00", "")), max_size=300), st.integers(1, 40))
 def test_every_size_of_piece_counts_the_same(
     tmp_path_factory: pytest.TempPathFactory, letters: list[str], size: int
@@ -69,7 +67,6 @@ def test_every_size_of_piece_counts_the_same(
     assert count_file(str(path)) == (whole(data), len(data))
 
 
-@patient
 @given(st.binary(max_size=400).map(lambda data: data.replace(b"\0", b"")), st.integers(1, 40))
 def test_bytes_that_are_no_utf8_count_the_same_in_pieces(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, size: int
