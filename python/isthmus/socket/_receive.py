@@ -64,7 +64,7 @@ _TRIES_MOST = 32
 """Looks before a wait sleeps; each takes 1 to 2 us."""
 _PROBE = 64
 """Waits after which to look again, where it did not pay."""
-_ONE_CPU = len(os.sched_getaffinity(0)) == 1
+_ONE_CPU = os.cpu_count() == 1  # of the machine: the other side may be on one that is not ours
 
 _Item = Any
 """What waits to be taken: the bytes of a message, a `WithDescriptors` or a `FileComes`."""
