@@ -17,12 +17,14 @@ __all__ = [
     "Bell",
     "FrameReceiver",
     "FrameSender",
+    "Landing",
     "Lease",
     "Mapping",
     "Mutex",
     "NamedSemaphore",
     "PacketReceiver",
     "PacketSender",
+    "Patience",
     "PosixQueue",
     "Queue",
     "Reservation",
@@ -619,3 +621,19 @@ class PacketReceiver(FrameReceiver):
 class PacketSender(FrameSender):
     def __new__(cls, *_arguments: object, **_keywords: object) -> Self: ...
     def send(self, message: Any, timeout: float | None = None) -> None: ...
+
+@final
+class Patience:
+    def __new__(cls) -> Self: ...
+    def look(self, fd: int) -> bool: ...
+
+@final
+class Landing:
+    def __new__(cls, size: int, first: bytes) -> Self: ...
+    @property
+    def missing(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    def add(self, data: bytes) -> bool: ...
+    def fill(self, fd: int, patience: Patience | None) -> bool: ...
+    def take(self) -> bytes: ...

@@ -16,7 +16,6 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use isthmus_core::sys::pipe::{self, Moved, READABLE, WRITABLE, Way};
-use isthmus_core::wait::Spin;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -24,6 +23,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::arguments::Timeout;
 use crate::errors::OrRaise;
+use crate::patience::Patience;
 
 /// Bytes that are read ahead; whole messages up to this size take the short way.
 const AHEAD: usize = 1 << 17;
@@ -32,40 +32,6 @@ const PIPE_BUF: usize = 4096;
 /// Longest wait without a look at signals and at the handle.
 const SLICE: Duration = Duration::from_millis(200);
 const DISARMED: i32 = -1;
-
-/// How long a wait first looks again and again, in nanoseconds: somewhat more than falling asleep and being woken
-/// takes.
-const SPIN: u32 = 20_000;
-/// Waits after which spinning is tried again where it did not pay.
-const SPIN_AGAIN: u32 = 1000;
-
-/// Spins as long as that pays: a peer on another CPU answers within some microseconds. One that computes, or has to
-/// share this CPU, does not, and after some waits in vain there is no spinning for a while.
-struct Patience {
-    budget: AtomicU32,
-    waits: AtomicU32,
-}
-
-impl Patience {
-    fn new() -> Patience {
-        Patience { budget: AtomicU32::new(SPIN), waits: AtomicU32::new(0) }
-    }
-
-    fn spin(&self, deadline: Option<Instant>, ready: impl Fn() -> bool) -> bool {
-        let budget = self.budget.load(Ordering::Relaxed);
-        if budget < SPIN / 16 {
-            let waits = self.waits.load(Ordering::Relaxed) + 1;
-            self.waits.store(waits % SPIN_AGAIN, Ordering::Relaxed);
-            if waits == SPIN_AGAIN {
-                self.budget.store(SPIN, Ordering::Relaxed);
-            }
-            return false;
-        }
-        let found = Spin::with_budget(budget).until(deadline, ready);
-        self.budget.store(if found { SPIN } else { budget / 2 }, Ordering::Relaxed);
-        found
-    }
-}
 
 /// Whether SIGPIPE has its default action, by what Python knows of it: asking the kernel takes as long as a write.
 fn sigpipe_kills(py: Python<'_>) -> bool {

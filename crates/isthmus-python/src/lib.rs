@@ -9,6 +9,7 @@ mod errors;
 mod fast;
 mod frames;
 mod hold;
+mod landing;
 mod lease;
 mod letters;
 mod look;
@@ -17,6 +18,7 @@ mod message;
 mod mutex;
 mod objects;
 mod packets;
+mod patience;
 mod pipes;
 mod posix;
 mod queue;
@@ -40,6 +42,8 @@ mod _core {
     #[pymodule_export]
     use crate::hold::PyView;
     #[pymodule_export]
+    use crate::landing::PyLanding;
+    #[pymodule_export]
     use crate::lease::PyLease;
     #[pymodule_export]
     use crate::look::look;
@@ -51,6 +55,8 @@ mod _core {
     use crate::objects::{clean, objects, remove};
     #[pymodule_export]
     use crate::packets::{PyPacketReceiver, PyPacketSender};
+    #[pymodule_export]
+    use crate::patience::PyPatience;
     #[pymodule_export]
     use crate::pipes::{die_with_parent, tee};
     #[pymodule_export]

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from isthmus import _core
 from isthmus._errors import ShutDown, TooLarge, Unsupported
 
 from ._receive import AHEAD, FileComes, Receiver
@@ -154,8 +155,9 @@ class BytesReceiver(Receiver):
     def _message_into(self, view: memoryview, timeout: float | None, deadline: float | None) -> int:
         """A large message whose header alone has come is received where it belongs."""
         while not self._ready:
-            if self._missing and not self._chunk and not any(self._parts.values()) and self._given is None:
-                size = self._missing
+            landing = self._landing
+            if landing is not None and landing.missing == landing.size and self._given is None:
+                size = landing.size
                 if size > view.nbytes:
                     raise self._does_not_fit(size, view.nbytes)
                 self._large_into(view[:size], timeout, deadline)
@@ -194,15 +196,16 @@ class BytesReceiver(Receiver):
     def _large_into(self, view: memoryview, timeout: float | None, deadline: float | None) -> None:
         size = view.nbytes
         got = 0
-        flags = socket.MSG_WAITALL if may_sleep(timeout) else socket.MSG_DONTWAIT
         try:
             while got < size:
                 before = got
                 try:
-                    for came in map(self._recv_into, (view[got:],), (0,), (flags,)):
+                    for came in map(self._recv_into, (view[got:],), (0,), (socket.MSG_DONTWAIT,)):
                         got = before + came
                 except BlockingIOError:
                     rest = left(deadline)
+                    if rest != 0.0 and self._patience.look(self._number):
+                        continue
                     if rest == 0.0 or not wait_for_work(self._number, select.POLLIN, rest):
                         raise self._empty(timeout) from None
                 except OSError as problem:
@@ -214,12 +217,10 @@ class BytesReceiver(Receiver):
                         assert self._over is not None
                         raise self._over()
         except BaseException:
-            if got == size:
-                self._parts, self._missing, self._chunk = {0: bytes(view[:-1])}, 1, bytes(view[-1:])
-            elif got:
-                self._parts, self._missing = {0: bytes(view[:got])}, size - got
+            if got:
+                self._landing = _core.Landing(size, bytes(view[:got]))
             raise
-        self._came, self._missing, self._parts = self._came + 1, 0, {}
+        self._came, self._landing = self._came + 1, None
 
     def _does_not_fit(self, size: int, room: int) -> TooLarge:
         return TooLarge(

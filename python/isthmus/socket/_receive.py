@@ -2,8 +2,13 @@
 
 **Few system calls.** One `recv` takes what is there, up to 64 KiB, and all messages in it wait in `_ready`.
 Behind a large message only the next header is read, so that a large one that follows is received into its own
-memory by one call (MSG_WAITALL) and not copied again. The socket stays blocking: without a timeout the kernel
-waits; with one, or in a `graceful_shutdown`, a call tries (MSG_DONTWAIT) and poll(2) waits.
+memory (`_core.Landing`) and not copied again. The socket stays blocking: without a timeout the kernel waits;
+with one, or in a `graceful_shutdown`, a call tries (MSG_DONTWAIT) and poll(2) waits.
+
+**Awake as long as it pays.** Falling asleep and being woken costs 20 to 60 us, and over TCP the sender would
+have to wake us several times in each large message. So a wait looks for some time before it sleeps
+(`_core.Patience`), without the interpreter's lock, and where nothing comes in that time the next waits look
+half as long, down to not at all.
 
 **Ctrl+C costs no byte.** A signal handler may raise between any two calls. So what a call returns is stored
 by the loop that made it (`for self._chunk in map(recv, …)`: Python looks for signals after calls and at
@@ -11,10 +16,9 @@ jumps back, and a `for` is neither), and what was found in a chunk takes its pla
 Who is interrupted in `recv` and calls again goes on where the stream was.
 
 **Bounded memory.** A stream holds what one read ahead brought, and at most one message that is not complete,
-which grows as its bytes come in and never by what its header says.
+whose memory becomes real as its bytes come in and not by what its header says.
 """
 
-import os
 import select
 import socket
 import threading
@@ -25,7 +29,7 @@ from struct import error as too_short
 from struct import unpack_from
 from typing import TYPE_CHECKING, Any
 
-from isthmus import _stopping
+from isthmus import _core, _stopping
 from isthmus._errors import (
     ClosedError,
     CorruptError,
@@ -58,13 +62,6 @@ _APART = 1 << 14
 """Bytes missing of a message from which on they are received by themselves."""
 _MOST_NOW = 1 << 20
 """Bytes asked for by a call that does not wait: memory is taken before it is known what there is."""
-
-_TRIES = 8
-_TRIES_MOST = 32
-"""Looks before a wait sleeps; each takes 1 to 2 us."""
-_PROBE = 64
-"""Waits after which to look again, where it did not pay."""
-_ONE_CPU = os.cpu_count() == 1  # of the machine: the other side may be on one that is not ours
 
 _Item = Any
 """What waits to be taken: the bytes of a message, a `WithDescriptors` or a `FileComes`."""
@@ -131,20 +128,21 @@ class Receiver:
         else:
             self._decode = None
             self._take = self._take_raw
-        # Came in and not looked at yet; the beginning of a frame or line; parts of one by where they begin,
-        # and what is missing of it.
+        # Came in and not looked at yet; the beginning of a frame or line; the large message that comes; parts
+        # of a line by where they begin; bytes that who reads raw ones waits for.
         self._chunk = b""
         self._rest = b""
+        self._landing: _core.Landing | None = None
         self._parts: dict[int, bytes] = {}
         self._missing = 0
         self._line_length = 0
         # Descriptors for the message that is next; how many messages came; why no more will.
         self._given: list[int] | None = None
-        # How often the next wait looks before it sleeps; waits since that was last found out.
-        self._tries = 0 if _ONE_CPU else _TRIES
-        self._waits = 0
+        self._patience = _core.Patience()
+        # The bytes of messages are those of the socket: the kernel may put them where they belong.
+        self._direct = opened.tls is None and self._rights is None
         # Nothing of the above is there, and what comes next begins with a frame.
-        self._single = self._framed and self._rights is None
+        self._single = self._framed and self._direct
         self._came = 0
         self._over: Callable[[], Exception] | None = None
         self._ask_for(AHEAD)
@@ -245,12 +243,12 @@ class Receiver:
             with self._receiving:
                 if self._single and not self._ready:
                     self._single = False
-                    if not (self._tries or self._probe()) or not self._look():
-                        try:
-                            for self._chunk in self._reads:
-                                break
-                        except OSError as problem:
-                            self._over = self._failure(problem)
+                    self._patience.look(self._number)
+                    try:
+                        for self._chunk in self._reads:
+                            break
+                    except OSError as problem:
+                        self._over = self._failure(problem)
                     chunk = self._chunk
                     after = len(chunk)
                     if after > 4 and _length_of(chunk)[0] == after - 4 <= self._limit:
@@ -283,10 +281,11 @@ class Receiver:
 
     def _fill(self, timeout: float | None, deadline: float | None) -> None:
         """Until something is in `_ready`. The lock is held."""
-        while not self._fill_now(may_sleep(timeout) and not (self._owed and self._unsent())):
-            if timeout != 0 and not self._missing and (self._tries or self._probe()) and self._look():
-                continue
+        plain = self._tls is None
+        while not self._fill_now(plain and may_sleep(timeout) and not (self._owed and self._unsent())):
             rest = left(deadline)
+            if rest != 0.0 and self._patience.look(self._number):
+                continue
             events = select.POLLIN
             if self._owed and self._unsent():
                 # Who is on the other side may wait for it, and not send before.
@@ -312,48 +311,19 @@ class Receiver:
                     return False
         return True
 
-    def _probe(self) -> bool:
-        """Whether it is time to find out again if looking pays."""
-        self._waits += 1
-        if self._waits < _PROBE or _ONE_CPU:
-            return False
-        self._waits = 0
-        self._tries = _TRIES
-        return True
-
-    def _look(self) -> bool:
-        """Looks some times before sleeping; True when `_chunk` is what came, or there is an end.
-
-        Going to sleep and being woken costs 20 to 40 us: an answer that comes within that time comes sooner
-        to who looks. Where none does, the next waits look half as often, down to not at all.
-        """
-        tries = self._tries
-        for number in range(tries):
-            try:
-                for self._chunk in self._reads_now:
-                    break
-            except BlockingIOError:
-                continue
-            except OSError as problem:
-                self._over = self._failure(problem)
-                return True
-            if number:
-                self._tries = min(_TRIES_MOST, 2 * tries)
-            if not self._chunk:
-                self._at_end()
-            return True
-        self._tries = tries // 2
-        return False
-
     def _read(self, may_wait: bool) -> None:
         """One system call: `_chunk` is what came. BlockingIOError when nothing did and it may not wait."""
         try:
+            if self._landing is not None:
+                self._land(self._landing, may_wait)
+                return
             if self._missing:
                 size = self._missing if may_wait else min(self._missing, _MOST_NOW)
                 flags = socket.MSG_WAITALL if may_wait else socket.MSG_DONTWAIT
                 for self._chunk in map(self._recv, (size,), (flags,)):
                     break
             elif may_wait:
+                self._patience.look(self._number)
                 for self._chunk in self._reads:
                     break
             else:
@@ -370,14 +340,31 @@ class Receiver:
             if not self._chunk:
                 self._at_end()
 
+    def _land(self, landing: _core.Landing, may_wait: bool) -> None:
+        """Receives more of a large message. What came is in `landing`, whatever happens here."""
+        if landing.missing:
+            if self._direct:
+                more = landing.fill(self._number, self._patience if may_wait else None)
+            else:
+                size = min(landing.missing, _MOST_NOW)
+                flags = 0 if may_wait else socket.MSG_DONTWAIT
+                (more,) = map(landing.add, map(self._recv, (size,), (flags,)))
+            if not more:
+                self._at_end()
+            if landing.missing:
+                return
+        data = landing.take()
+        ready: deque[_Item] = deque([data if self._given is None else WithDescriptors(data, self._given)])
+        came = self._came + 1
+        self._ready, self._came, self._landing, self._given = ready, came, None, None
+        if self._asked != _HEADER:
+            self._ask_for(_HEADER)
+
     # ---- what came
 
     def _take_messages(self) -> None:
         """The messages in `_chunk` go to `_ready`. Before the last line nothing has changed."""
         chunk = self._chunk
-        if self._missing:
-            self._take_part(chunk)
-            return
         if self._rest:
             chunk = self._rest + chunk
         if self._given is not None:
@@ -401,7 +388,7 @@ class Receiver:
             ready = deque(found)
             came = self._came + len(found)
             rest = chunk[at:]
-            single = not rest and self._rights is None
+            single = not rest and self._direct
             self._ready, self._came, self._rest, self._single, self._chunk = ready, came, rest, single, b""
         else:
             self._take_others(chunk, at, found)
@@ -414,8 +401,7 @@ class Receiver:
         given = self._given
         held: tuple[int, ...] = () if self._rights is None else self._rights.held
         over = self._over
-        parts: dict[int, bytes] = {}
-        missing = 0
+        landing: _core.Landing | None = None
         end = len(chunk)
         rest = b""
         while True:
@@ -450,11 +436,9 @@ class Receiver:
                 over = self._too_large(size)
                 break
             if at + size > end:
-                missing = at + size - end
-                if missing >= _APART:
-                    parts = {0: chunk[at:]}
+                if at + size - end >= _APART:
+                    landing = _core.Landing(size, chunk[at:])
                 else:
-                    missing = 0
                     rest = chunk[begin:]
                 break
             data = chunk[at : at + size]
@@ -465,27 +449,8 @@ class Receiver:
         came = self._came + len(found)
         if self._rights is not None:
             self._rights.held = held
-        self._ready, self._came, self._rest, self._parts, self._missing = ready, came, rest, parts, missing
+        self._ready, self._came, self._rest, self._landing = ready, came, rest, landing
         self._given, self._over, self._chunk = given, over, b""
-
-    def _take_part(self, chunk: bytes) -> None:
-        """Of a large message."""
-        self._single = False  # the next header comes by itself
-        missing = self._missing - len(chunk)
-        self._parts[-1 - missing] = chunk  # when interrupted, the same again
-        if missing:
-            self._missing, self._chunk = missing, b""
-            return
-        parts = [part for part in self._parts.values() if part]
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        ready: deque[_Item] = deque([data if self._given is None else WithDescriptors(data, self._given)])
-        came = self._came + 1
-        nothing: dict[int, bytes] = {}
-        self._ready, self._came, self._parts, self._missing, self._given, self._chunk = (
-            ready, came, nothing, 0, None, b"",
-        )  # fmt: skip
-        if self._asked != _HEADER:
-            self._ask_for(_HEADER)
 
     def _take_lines(self) -> None:
         chunk = self._chunk
@@ -558,7 +523,7 @@ class Receiver:
 
     def _died(self) -> PeerDied:
         file = bool(self._ready) and type(self._ready[0]) is FileComes
-        middle = " in the middle of a message" if self._rest or self._missing or file else ""
+        middle = " in the middle of a message" if self._rest or self._landing is not None or file else ""
         return PeerDied(
             f"{self._who} is gone{middle}: the connection ended, and it did not say that it has finished",
             pid=self._pid,

@@ -423,6 +423,7 @@ class Stream(BytesReceiver, Sender, Generic[T]):
             close_all(self._given)
         self._ready.clear()
         self._chunk = self._rest = b""
+        self._landing = None
         self._parts = {}
         self._packet[0] = None
         self._held = []

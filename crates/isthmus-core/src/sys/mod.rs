@@ -26,6 +26,8 @@ pub mod semaphore;
 #[cfg(not(loom))]
 pub mod signal;
 #[cfg(not(loom))]
+pub mod socket;
+#[cfg(not(loom))]
 pub mod sysv;
 
 /// CPUs that are online on this machine (1 where the kernel does not say).
