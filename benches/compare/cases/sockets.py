@@ -6,23 +6,28 @@ from benches.compare.contenders import LinkStream, LinkTrip
 from benches.compare.peers.sockets import peers
 
 from .base import BEST, Case, Choice, Target, case
-from .round_trip import MESSAGE
+from .round_trip import MESSAGE, PAUSE
 from .stream import message_of
 
 LARGE = 1 << 20
 NAMES = {False: "a Unix socket", True: "TCP"}
 
 
-def trip(key: str, tcp: bool) -> Case:
+def trip(key: str, tcp: bool, pause: float = 0.0) -> Case:
     return Case(
         key,
-        f"64 B round trip over {NAMES[tcp]}",
+        f"64 B round trip over {NAMES[tcp]}" + (", 1 ms pause before each" if pause else ""),
         "us",
-        [LinkTrip(peer, MESSAGE) for name, peer in peers(tcp=tcp).items() if name != "isthmus-kept"],
+        [LinkTrip(peer, MESSAGE, pause) for name, peer in peers(tcp=tcp).items() if name != "isthmus-kept"],
         [Target("isthmus", "raw-socket", at_most=1.1), Target("isthmus", "mp-connection", at_most=1)],
         f"`send` and `recv` of 64 B there and back over one connection ({NAMES[tcp]}, this machine). The raw "
-        "socket blocks, in `sendall` and in `recv` of a size it knows; nobody else has to be told one.",
-        "Two context switches are nearly all of it. Over a network its own delay is.",
+        "socket blocks, in `sendall` and in `recv` of a size it knows; nobody else has to be told one."
+        + (
+            " With the pause both sides sleep."
+            if pause
+            else " It sleeps at once; who waits in `Stream.recv` looks for a moment first."
+        ),
+        "Who sleeps pays for two context switches: they are nearly all of it. Over a network its delay is.",
         latency=True,
     )
 
@@ -71,6 +76,16 @@ def socket_unix(choice: Choice) -> Case:
 @case("socket-tcp")
 def socket_tcp(choice: Choice) -> Case:
     return trip("socket-tcp", tcp=True)
+
+
+@case("socket-unix-paused")
+def socket_unix_paused(choice: Choice) -> Case:
+    return trip("socket-unix-paused", tcp=False, pause=PAUSE)
+
+
+@case("socket-tcp-paused")
+def socket_tcp_paused(choice: Choice) -> Case:
+    return trip("socket-tcp-paused", tcp=True, pause=PAUSE)
 
 
 @case("socket-stream-unix")
