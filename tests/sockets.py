@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import shutil
 import socket
 import subprocess
@@ -95,7 +96,7 @@ def loose(
     """Two ends of a stream: who connected and who accepted. `kind` is unix, abstract, tcp, tcp6 or tls."""
     address = {
         "unix": f"unix://{folder}/{next(_numbers)}",
-        "abstract": f"unix://@isthmus-test-{folder.name}-{next(_numbers)}",
+        "abstract": f"unix://@isthmus-test-{os.getpid()}-{next(_numbers)}",
         "tcp6": "tcp://[::1]:0",
     }.get(kind, "tcp://127.0.0.1:0")
     here = options | ({"tls": certificates.listening} if kind == "tls" else {})

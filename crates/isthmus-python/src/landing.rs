@@ -115,6 +115,15 @@ impl PyLanding {
         self.size
     }
 
+    /// A copy of the bytes that have come.
+    fn begun<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let start = self.start(py)?;
+        let came = self.came();
+        // SAFETY: so many bytes at the beginning were written, and who writes behind them holds the lock.
+        let begun = unsafe { std::slice::from_raw_parts(start as *const u8, *came) };
+        Ok(PyBytes::new(py, begun))
+    }
+
     /// Puts the bytes that come next; False where there are none, which is what the end looks like.
     fn add(&self, py: Python<'_>, data: &[u8]) -> PyResult<bool> {
         if data.is_empty() {

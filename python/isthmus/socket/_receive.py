@@ -494,7 +494,9 @@ class Receiver:
         if not self._framed or self._tls is not None:
             return False
         item = self._ready[-1] if self._ready else None
-        begun = item.size if type(item) is FileComes else self._missing
+        begun = item.size if type(item) is FileComes else 0
+        if self._landing is not None:
+            begun = self._landing.missing
         try:
             comes = self._sock.recv(_MOST_NOW, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except OSError:

@@ -82,10 +82,9 @@ def _unread(given: "Stream[Any]") -> tuple[bytes, list[int]]:
     if given._given is not None:
         passed += given._given
         parts.append(descriptors_header(len(given._given)))
-    begun = b"".join(given._parts.values())
-    if given._missing and given._framed:
-        parts.append(frame_header(len(begun) + given._missing))
-    parts += [begun, given._rest, given._chunk]
+    if given._landing is not None:
+        parts += [frame_header(given._landing.size), given._landing.begun()]
+    parts += [*given._parts.values(), given._rest, given._chunk]
     if given._over is not None and given._framed:
         parts.append(END)
     if given._rights is not None:
