@@ -135,6 +135,20 @@ class Sender:
             raise self._over_limit(size)
         packet = HEADER.pack(size) + data
         if not flush:
+            if timeout is None:
+                # What `_hold` does where nothing is in the way, in a third of its time.
+                with self._sending:
+                    if (
+                        self._held_size + len(packet) <= _TOGETHER
+                        and self._packet[0] is None
+                        and self._broken is None
+                        and not (self._finished_here or self._closed)
+                        and self._process == _process
+                    ):
+                        self._held_size += len(packet)
+                        self._owed = True
+                        self._held.append(packet)
+                        return
             self._hold(packet, timeout)
             return
         if timeout is not None:
