@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +70,9 @@ def attempt(entry: Entry, act: Callable[[Contender], Any]) -> Any:
     try:
         return act(entry.contender)
     except Exception as error:
-        entry.absent = f"failed: {type(error).__name__}: {error}"
+        # What a table says; where it failed inside is for who runs it, and names their folders.
+        print(f"{entry.contender.key}: {error}", file=sys.stderr)
+        entry.absent = f"failed: {str(error).strip().splitlines()[-1]}"
         entry.contender.stop()
         return None
 
