@@ -157,7 +157,7 @@ class FifoServer(Generic[S, T]):
         self._fifo.close()
 
     def unlink(self) -> None:
-        """Removes the FIFO."""
+        """Removes the FIFO. `FileNotFoundError` where it is gone."""
         self._fifo.unlink()
 
     def __enter__(self) -> Self:
@@ -256,7 +256,8 @@ class FifoClient(Generic[S, T]):
         """Ends this client, and removes its FIFO."""
         self._writer.close()
         self._fifo.close()
-        self._fifo.unlink()
+        with contextlib.suppress(FileNotFoundError):  # a second time, or somebody has tidied up
+            self._fifo.unlink()
 
     def __enter__(self) -> Self:
         return self

@@ -151,10 +151,12 @@ class Fifo(Generic[T]):
             end.close()
 
     def unlink(self) -> None:
-        """Removes the FIFO from the file system; who has it open goes on with it."""
-        with contextlib.suppress(FileNotFoundError):
-            self._check()
-            Path(self._path).unlink()
+        """Removes the FIFO from the file system; who has it open goes on with it.
+
+        `FileNotFoundError` where it is gone.
+        """
+        self._check()
+        Path(self._path).unlink()
 
     def __enter__(self) -> Self:
         return self

@@ -44,7 +44,8 @@ def test_it_is_made_with_the_mode_and_taken_where_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         isthmus.Fifo.create(path)
     again.unlink()
-    again.unlink()
+    with pytest.raises(FileNotFoundError):
+        again.unlink()
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(FileNotFoundError):
         isthmus.Fifo.open(path)

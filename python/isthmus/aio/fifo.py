@@ -156,7 +156,7 @@ class Fifo(Generic[T]):
         self._fifo.close()
 
     def unlink(self) -> None:
-        """Removes the FIFO from the file system."""
+        """Removes the FIFO from the file system. `FileNotFoundError` where it is gone."""
         self._fifo.unlink()
 
     async def __aenter__(self) -> "Fifo[T]":
@@ -240,7 +240,7 @@ class FifoServer(Generic[S, T]):
         self._server.close()
 
     def unlink(self) -> None:
-        """Removes the FIFO."""
+        """Removes the FIFO. `FileNotFoundError` where it is gone."""
         self._server.unlink()
 
     async def __aenter__(self) -> "FifoServer[S, T]":
