@@ -16,6 +16,7 @@ import pytest
 
 import isthmus
 from isthmus import aio
+from isthmus.aio import stream as aio_stream
 from sockets import Certificates, certificates, echo_server
 from support import PATIENCE, Peer
 
@@ -266,6 +267,20 @@ def test_connecting_fails_as_it_does_without_asyncio(run: Run, tmp_path: Path) -
             aio.Stream(f"unix://{tmp_path}/s")  # type: ignore[arg-type]
 
     run(main())
+
+
+def test_time_that_is_up_within_an_attempt_says_what_ended_the_one_before(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes: list[Exception] = [isthmus.Refused("nobody is there"), isthmus.Timeout("looking up")]
+
+    async def places(*_: object) -> None:
+        raise outcomes.pop(0)
+
+    monkeypatch.setattr(aio_stream, "_places", places)
+    with pytest.raises(isthmus.Timeout, match="the last attempt: nobody is there"):
+        run(aio.Stream.connect("tcp://127.0.0.1:1", timeout=PATIENCE, retry=isthmus.Backoff(0.001)))
+    assert not outcomes
 
 
 def test_reconnect(run: Run, place: dict[str, Any]) -> None:

@@ -516,12 +516,18 @@ def connect_again(address: Address, terms: Terms, timeout: float | None, backoff
     deadline = deadline_of(timeout)
     pauses = None if backoff is None else backoff.pauses()
     doing = f"connecting to {address}"
+    last: Exception | None = None
     while True:
         try:
             return run(connecting(address, address.places(), terms), timeout, deadline, doing)
+        except Timeout:  # in the middle of an attempt: what ended the one before says more
+            if last is None:
+                raise
+            raise Timeout(f"{doing}: not done in {timeout:g} s; the last attempt: {last}") from last
         except TRY_AGAIN as problem:
             if pauses is None:
                 raise
+            last = problem
             pause = next(pauses)
             rest = left(deadline)
             if rest is not None and rest <= pause:
