@@ -19,7 +19,7 @@ from isthmus.socket._opening import Opened, connecting
 from isthmus.socket._protocol import CONNECTED
 from isthmus.socket._steps import Backoff, Steps, deadline_of, left
 from isthmus.socket._terms import Terms
-from isthmus.socket.stream import TRY_AGAIN, backoff_of, connecting_terms
+from isthmus.socket.stream import TRY_AGAIN, Attempts, backoff_of, connecting_terms
 from isthmus.socket.stream import Stream as SyncStream
 
 from ._ready import forget, ready
@@ -404,24 +404,11 @@ async def _places(address: Address, deadline: float | None, doing: str) -> list[
 
 async def connect(address: Address, terms: Terms, timeout: float | None, backoff: Backoff | None) -> Opened:
     """Connects, with a backoff until it succeeds."""
-    deadline = deadline_of(timeout)
-    pauses = None if backoff is None else backoff.pauses()
-    doing = f"connecting to {address}"
-    last: Exception | None = None
+    attempts = Attempts(address, timeout, backoff)
     while True:
         try:
-            places = await _places(address, deadline, doing)
-            return await take_steps(connecting(address, places, terms), timeout, deadline, doing)
-        except Timeout:  # in the middle of an attempt: what ended the one before says more
-            if last is None:
-                raise
-            raise Timeout(f"{doing}: not done in {timeout:g} s; the last attempt: {last}") from last
+            places = await _places(address, attempts.deadline, attempts.doing)
+            steps = connecting(address, places, terms)
+            return await take_steps(steps, timeout, attempts.deadline, attempts.doing)
         except TRY_AGAIN as problem:
-            if pauses is None:
-                raise
-            last = problem
-            pause = next(pauses)
-            rest = left(deadline)
-            if rest is not None and rest <= pause:
-                raise Timeout(f"{doing}: not done in {timeout:g} s; the last attempt: {problem}") from problem
-            await asyncio.sleep(pause)
+            await asyncio.sleep(attempts.pause_after(problem))

@@ -50,12 +50,12 @@ if TYPE_CHECKING:
         descriptors: int
 
 
-__all__ = ["TRY_AGAIN", "Stream", "backoff_of", "connect_again", "connecting_terms"]
+__all__ = ["TRY_AGAIN", "Attempts", "Stream", "backoff_of", "connect_again", "connecting_terms"]
 
 T = TypeVar("T")
 
-TRY_AGAIN = (Refused, Unreachable, PeerDied, FileNotFoundError)
-"""What may be otherwise the next time."""
+TRY_AGAIN = (Refused, Unreachable, PeerDied, FileNotFoundError, Timeout)
+"""What `Attempts` decides about: it may be otherwise the next time, or time is up."""
 _DISCARD = 1 << 16
 
 
@@ -511,25 +511,43 @@ def backoff_of(retry: bool | Backoff) -> Backoff | None:
     return Backoff() if retry else None
 
 
+class Attempts:
+    """What a failed attempt to connect leads to: another one after a pause, or an error that says why not."""
+
+    def __init__(self, address: Address, timeout: float | None, backoff: Backoff | None) -> None:
+        self.deadline = deadline_of(timeout)
+        self.doing = f"connecting to {address}"
+        self._timeout = timeout
+        self._pauses = None if backoff is None else backoff.pauses()
+        self._last: Exception | None = None
+
+    def pause_after(self, problem: Exception) -> float:
+        """Seconds until the next attempt; raises where there is none."""
+        if isinstance(problem, Timeout):  # in the middle of an attempt: what ended the one before says more
+            if self._last is None:
+                raise problem
+            raise self._over(self._last)
+        if self._pauses is None:
+            raise problem
+        self._last = problem
+        pause = next(self._pauses)
+        rest = left(self.deadline)
+        if rest is not None and rest <= pause:
+            raise self._over(problem)
+        return pause
+
+    def _over(self, last: Exception) -> Timeout:
+        over = Timeout(f"{self.doing}: not done in {self._timeout:g} s; the last attempt: {last}")
+        over.__cause__ = last
+        return over
+
+
 def connect_again(address: Address, terms: Terms, timeout: float | None, backoff: Backoff | None) -> Opened:
     """Connects, with a backoff until it succeeds."""
-    deadline = deadline_of(timeout)
-    pauses = None if backoff is None else backoff.pauses()
-    doing = f"connecting to {address}"
-    last: Exception | None = None
+    attempts = Attempts(address, timeout, backoff)
     while True:
         try:
-            return run(connecting(address, address.places(), terms), timeout, deadline, doing)
-        except Timeout:  # in the middle of an attempt: what ended the one before says more
-            if last is None:
-                raise
-            raise Timeout(f"{doing}: not done in {timeout:g} s; the last attempt: {last}") from last
+            steps = connecting(address, address.places(), terms)
+            return run(steps, timeout, attempts.deadline, attempts.doing)
         except TRY_AGAIN as problem:
-            if pauses is None:
-                raise
-            last = problem
-            pause = next(pauses)
-            rest = left(deadline)
-            if rest is not None and rest <= pause:
-                raise Timeout(f"{doing}: not done in {timeout:g} s; the last attempt: {problem}") from problem
-            time.sleep(pause)
+            time.sleep(attempts.pause_after(problem))
